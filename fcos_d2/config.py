@@ -1,0 +1,155 @@
+"""Every config key of FCOS, with its default and meaning, on top of detectron2's."""
+
+import difflib
+
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+__all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg"]
+
+
+def add_fcos_config(cfg: CN) -> None:
+    """Add the keys of FCOS to detectron2's config; a second call changes nothing."""
+    _add_solver_and_input(cfg)
+    _add_timm(cfg)
+    if "FCOS" in cfg.MODEL:
+        return
+    cfg.MODEL.FCOS = fcos = CN()
+    # Foreground classes only: 80 for COCO. Background is no class.
+    fcos.NUM_CLASSES = 80
+
+    # Feature maps the head sees, fine to coarse.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Object sizes (largest ltrb distance, pixels) at which one level hands over to the next.
+    fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]
+    # Levels that the FPN adds below the backbone's coarsest one: 0, 1 (p6) or 2 (p6, p7) ...
+    fcos.TOP_LEVELS = 2
+    # ... and what they are computed from: "p5" or "res5".
+    fcos.TOP_BLOCK_IN = "p5"
+    # For build_fcos_fpn_p3p7_backbone: registered name of the backbone below the FPN.
+    fcos.BOTTOM_UP = "build_resnet_backbone"
+
+    # Head: convolutions of the class tower, the box tower, and before both.
+    fcos.NUM_CLS_CONVS = 4
+    fcos.NUM_BOX_CONVS = 4
+    fcos.NUM_SHARE_CONVS = 0
+    # GN | BN | SyncBN | "" in the towers; the batch norms keep one set of statistics per level.
+    fcos.NORM = "GN"
+    # Deformable convolution v2 as the last one of both towers.
+    fcos.USE_DEFORMABLE = False
+    # A learned factor per level for the distances.
+    fcos.USE_SCALE = True
+    # Class probability that the untrained head predicts.
+    fcos.PRIOR_PROB = 0.01
+    # Centerness from the box tower (2020 paper) instead of the class tower (2019 paper).
+    fcos.CENTERNESS_ON_REG = True
+    # Distances in strides and ReLU (2020 paper) instead of pixels and exp (2019 paper).
+    fcos.NORM_REG_TARGETS = True
+
+    # Learn only from locations within POS_RADIUS strides of a box's centre.
+    fcos.CENTER_SAMPLE = True
+    fcos.POS_RADIUS = 1.5
+
+    # Box loss: iou | linear_iou | giou.
+    fcos.LOC_LOSS_TYPE = "giou"
+    # What multiplies class scores: ctrness (also weighs the box loss) | iou.
+    fcos.BOX_QUALITY = "ctrness"
+    # Focal loss.
+    fcos.LOSS_ALPHA = 0.25
+    fcos.LOSS_GAMMA = 2.0
+    fcos.LOSS_WEIGHT_CLS = 1.0
+    # What divides it: fg (positives) | moving_fg (their moving average) | all (locations).
+    fcos.LOSS_NORMALIZER_CLS = "fg"
+
+    # Inference (_TEST) and detections drawn or used while training (_TRAIN).
+    # A candidate's class probability must exceed this ...
+    fcos.INFERENCE_TH_TRAIN = 0.05
+    fcos.INFERENCE_TH_TEST = 0.05
+    # ... or, with this switch, its class x centerness probability (not the root of it).
+    fcos.THRESH_WITH_CTR = False
+    # Candidates of each level before NMS, IoU threshold of NMS, detections after it.
+    fcos.PRE_NMS_TOPK_TRAIN = 1000
+    fcos.PRE_NMS_TOPK_TEST = 1000
+    fcos.NMS_TH = 0.6
+    fcos.POST_NMS_TOPK_TRAIN = 100
+    fcos.POST_NMS_TOPK_TEST = 100
+
+    # Conventions that only matter to reproduce a model trained elsewhere to the last digit.
+    fcos.COMPAT = CN()
+    # Official FCOS: the last pixel belongs to a box (area, clipping and NMS count one more).
+    fcos.COMPAT.ONE_PIXEL_BOXES = False
+
+
+def get_cfg() -> "FCOSCfgNode":
+    """detectron2's default config with the keys of FCOS, and errors that help."""
+    cfg = FCOSCfgNode(get_detectron2_cfg())
+    add_fcos_config(cfg)
+    return cfg
+
+
+class FCOSCfgNode(CN):
+    """A detectron2 config that names the nearest key when one does not exist."""
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        try:
+            super().merge_from_file(cfg_filename, allow_unsafe=allow_unsafe)
+        except KeyError as error:
+            raise self._explain(error, f" in {cfg_filename}") from None
+
+    def merge_from_list(self, cfg_list: list) -> None:
+        try:
+            super().merge_from_list(cfg_list)
+        except (KeyError, AssertionError) as error:
+            keys = [str(key) for key in cfg_list[::2]]
+            unknown = next((key for key in keys if not _has_key(self, key)), None)
+            if unknown is None:
+                raise
+            raise self._explain(KeyError(f"Non-existent config key: {unknown}"), "") from error
+
+    def _explain(self, error: KeyError, where: str) -> KeyError:
+        text = str(error.args[0])
+        if "Non-existent config key: " not in text:
+            return error
+        key = text.rsplit(": ", 1)[1]
+        near = difflib.get_close_matches(key, _all_keys(self), n=3, cutoff=0.6)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        return KeyError(f"no config key {key!r}{where}{hint}")
+
+
+def _add_solver_and_input(cfg: CN) -> None:
+    if "OPTIMIZER" not in cfg.SOLVER:
+        # SGD (with detectron2's options) | AdamW
+        cfg.SOLVER.OPTIMIZER = "SGD"
+    if "AUGS" not in cfg.INPUT:
+        # Training augmentations as [name, {arguments}] of detectron2.data.transforms or of
+        # fcos_d2.data.augmentation; replaces the default resize, crop and flip if not empty.
+        cfg.INPUT.AUGS = []
+
+
+def _add_timm(cfg: CN) -> None:
+    if "TIMM" in cfg.MODEL:
+        return
+    cfg.MODEL.TIMM = timm = CN()
+    # A model of timm with features at strides 8, 16 and 32.
+    timm.NAME = "tf_efficientnet_lite0"
+    # Let timm download its ImageNet weights (then leave MODEL.WEIGHTS empty).
+    timm.PRETRAINED = False
+    # "" keeps the model's own trainable norms; FrozenBN fixes their statistics and weights.
+    timm.NORM = "FrozenBN"
+
+
+def _all_keys(cfg: CN, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys.append(prefix + name)
+        if isinstance(value, CN):
+            keys += _all_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def _has_key(cfg: CN, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(cfg, CN) or part not in cfg:
+            return False
+        cfg = cfg[part]
+    return True

@@ -1,0 +1,129 @@
+"""P3-P7 on any backbone, with detectron2's FPN (arXiv 1612.03144; P6, P7: arXiv 1708.02002)."""
+
+from collections.abc import Sequence
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from torch import Tensor, nn
+
+from .timm import TimmBackbone
+
+__all__ = [
+    "LastLevelP6",
+    "build_fcos_fpn_p3p7_backbone",
+    "build_fcos_resnet_fpn_p3p7_backbone",
+    "build_fcos_timm_fpn_p3p7_backbone",
+    "build_fpn",
+]
+
+
+class LastLevelP6(nn.Module):
+    """P6 alone: one strided convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "p5"):
+        super().__init__()
+        self.num_levels = 1
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        weight_init.c2_xavier_fill(self.p6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.p6(x)]
+
+
+def build_fpn(
+    bottom_up: Backbone,
+    *,
+    in_features: Sequence[str] = (),
+    out_channels: int = 256,
+    norm: str = "",
+    fuse_type: str = "sum",
+    top_levels: int = 2,
+    top_block_in: str = "p5",
+) -> FPN:
+    """An FPN with ``top_levels`` strided levels on top.
+
+    Args:
+        bottom_up: gives the features named in ``in_features``.
+        in_features: of doubling strides, fine to coarse; empty takes strides 8, 16 and 32.
+        out_channels, norm, fuse_type: of detectron2's FPN.
+        top_levels: 0, 1 or 2.
+        top_block_in: what they start from, the FPN's coarsest output ("p5") or the backbone's
+            ("res5").
+
+    Raises:
+        ValueError: naming the config key, for features or options that do not fit.
+    """
+    shapes = bottom_up.output_shape()
+    in_features = list(in_features) or _features_of_strides(shapes, (8, 16, 32))
+    unknown = [name for name in in_features if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES asks for {unknown}, but the backbone gives {sorted(shapes)}"
+        )
+    if top_levels not in (0, 1, 2):
+        raise ValueError(f"MODEL.FCOS.TOP_LEVELS must be 0, 1 or 2, got {top_levels}")
+    coarsest = "p" + str(shapes[in_features[-1]].stride.bit_length() - 1)
+    if top_block_in == coarsest:
+        top_channels = out_channels
+    elif top_block_in in shapes:
+        top_channels = shapes[top_block_in].channels
+    else:
+        raise ValueError(
+            f"MODEL.FCOS.TOP_BLOCK_IN is {top_block_in!r}, expected {coarsest!r} or one of the "
+            f"backbone's features {sorted(shapes)}"
+        )
+    top_block = None
+    if top_levels:
+        top_class = LastLevelP6 if top_levels == 1 else LastLevelP6P7
+        top_block = top_class(top_channels, out_channels, top_block_in)
+    return FPN(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
+
+
+def build_fcos_resnet_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """P3-P7 on detectron2's ResNet (all of MODEL.RESNETS)."""
+    return _fpn_from_cfg(cfg, build_resnet_backbone(cfg, input_shape))
+
+
+def build_fcos_timm_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """P3-P7 on a model of timm (MODEL.TIMM)."""
+    bottom_up = TimmBackbone(
+        cfg.MODEL.TIMM.NAME,
+        out_features=cfg.MODEL.FPN.IN_FEATURES,
+        pretrained=cfg.MODEL.TIMM.PRETRAINED,
+        norm=cfg.MODEL.TIMM.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        in_channels=input_shape.channels,
+    )
+    return _fpn_from_cfg(cfg, bottom_up)
+
+
+def build_fcos_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """P3-P7 on any registered backbone with at least three features of doubling strides."""
+    bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.FCOS.BOTTOM_UP)(cfg, input_shape)
+    return _fpn_from_cfg(cfg, bottom_up)
+
+
+def _fpn_from_cfg(cfg, bottom_up: Backbone) -> FPN:
+    return build_fpn(
+        bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        top_levels=cfg.MODEL.FCOS.TOP_LEVELS,
+        top_block_in=cfg.MODEL.FCOS.TOP_BLOCK_IN,
+    )
+
+
+def _features_of_strides(shapes: dict[str, ShapeSpec], strides: Sequence[int]) -> list[str]:
+    by_stride = {shape.stride: name for name, shape in shapes.items()}
+    missing = [s for s in strides if s not in by_stride]
+    if missing:
+        raise ValueError(
+            f"the backbone has no features of stride {missing}, only {sorted(by_stride)}; name "
+            "the features to use in MODEL.FPN.IN_FEATURES"
+        )
+    return [by_stride[s] for s in strides]

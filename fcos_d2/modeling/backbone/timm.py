@@ -1,0 +1,125 @@
+"""Any timm model with a feature pyramid as a detectron2 backbone."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+__all__ = ["TimmBackbone"]
+
+logger = logging.getLogger(__name__)
+
+
+class TimmBackbone(Backbone):
+    """``timm.create_model(name, features_only=True)``, its features named as a ResNet's.
+
+    Features are "res2" (stride 4) to "res5" (stride 32), those asked for and nothing else: what
+    only other features need is fixed, so that distributed training never waits for its gradient.
+    Parameter names below ``model.`` are timm's own.
+
+    Args:
+        name: of a timm model.
+        out_features: which to give; ``None`` for strides 8, 16 and 32.
+        pretrained: let timm download its weights.
+        norm: "" keeps the model's norms, "FrozenBN" fixes batch norms at their loaded values.
+        freeze_at: fix the stem and stages up to this one, counted as in detectron2's ResNets
+            (2: stem and everything of stride 4); 0 trains all.
+        in_channels: of the images.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if it does not know the model, or ``norm`` is unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        out_features: Sequence[str] | None = None,
+        pretrained: bool = False,
+        norm: str = "",
+        freeze_at: int = 0,
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        if norm not in ("", "FrozenBN"):
+            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}, expected FrozenBN or an empty text")
+        self.model = _create(name, pretrained=pretrained, in_chans=in_channels)
+        info = self.model.feature_info
+        # Of several features of a stride, the last one is the deepest.
+        index = {f"res{r.bit_length() - 1}": i for i, r in enumerate(info.reduction())}
+        self._out_features = list(out_features or ("res3", "res4", "res5"))
+        missing = [f for f in self._out_features if f not in index]
+        if missing:
+            raise ValueError(
+                f"timm's {name} has no features {missing} (strides 4, 8, 16, 32 are res2 to "
+                f"res5), only strides {info.reduction()}"
+            )
+        self._index = [index[f] for f in self._out_features]
+        self._out_feature_strides = {f: 2 ** int(f[3:]) for f in self._out_features}
+        self._out_feature_channels = {f: info.channels()[index[f]] for f in self._out_features}
+        if norm == "FrozenBN":
+            self.model = FrozenBatchNorm2d.convert_frozen_batchnorm(self.model)
+        self._freeze(freeze_at)
+        self._freeze_unused(in_channels)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) images -> features, keyed "res2" to "res5", each (N, C, H/s, W/s)."""
+        features = self.model(x)
+        outputs = {}
+        for name, i in zip(self._out_features, self._index, strict=True):
+            feature, channels = features[i], self._out_feature_channels[name]
+            if feature.shape[1] != channels and feature.shape[-1] == channels:
+                feature = feature.permute(0, 3, 1, 2).contiguous()  # as Swin gives them
+            outputs[name] = feature
+        return outputs
+
+    def _freeze(self, freeze_at: int) -> None:
+        """Fix what comes before the first feature of a stride above ``2 ** freeze_at``."""
+        if freeze_at < 1:
+            return
+        info = self.model.feature_info
+        done = [m for m, r in zip(info.module_name(), info.reduction(), strict=True) if r <= 2**freeze_at]
+        if not done:
+            return
+        last = done[-1].replace(".", "_")  # timm flattens nested names
+        frozen = 0
+        for child_name, child in self.model.named_children():
+            for parameter in child.parameters():
+                parameter.requires_grad = False
+                frozen += parameter.numel()
+            if child_name == last:
+                break
+        logger.info("Froze %d parameters of the backbone up to %s", frozen, last)
+
+    def _freeze_unused(self, in_channels: int) -> None:
+        """Fix the parameters that no gradient of our features reaches."""
+        was_training = self.training
+        self.eval()  # leaves the statistics of batch norms alone
+        features = self(torch.zeros(1, in_channels, 64, 64))
+        wanted = [p for p in self.parameters() if p.requires_grad]
+        if wanted:
+            total = sum(f.sum() for f in features.values())
+            gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+            for parameter, gradient in zip(wanted, gradients, strict=True):
+                parameter.requires_grad = gradient is not None
+        self.train(was_training)
+
+
+def _create(name: str, **kwargs) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("timm backbones need timm: pip install timm") from error
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm knows no model MODEL.TIMM.NAME {name!r}; near: {', '.join(near)}")
+    kwargs["features_only"] = True
+    try:
+        # Transformers check for the image size they were trained on, unless told not to.
+        return timm.create_model(name, strict_img_size=False, **kwargs)
+    except TypeError:
+        return timm.create_model(name, **kwargs)

@@ -1,0 +1,375 @@
+"""FCOS, the meta architecture: the whole flow from images to losses or detections on one page.
+
+Papers: FCOS (ICCV 2019, arXiv 1904.01355) and its improved version (TPAMI 2020, arXiv 2006.09214).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import Backbone, build_backbone
+from detectron2.structures import ImageList, Instances
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from .assignment import assign_boxes, ltrb_distances
+from .head import FCOSHead
+from .locations import Locations, make_locations, size_ranges
+from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
+from .postprocess import PostprocessOptions, detect_image, rescale_detections
+from .visualize import training_picture
+
+__all__ = ["FCOS"]
+
+CLS_NORMALIZERS = ("fg", "moving_fg", "all")
+BOX_QUALITIES = ("ctrness", "iou")
+
+
+class FCOS(nn.Module):
+    """Fully convolutional one-stage detector with detectron2's model interface.
+
+    Args:
+        backbone: gives the feature maps named in ``in_features``, all with the same channels.
+        head: predicts from them; see :class:`FCOSHead`.
+        in_features: feature names; ``None`` takes all of the backbone's, fine to coarse.
+        pixel_mean, pixel_std: one value for each channel, in the order of ``input_format``.
+        input_format: channel order of the images, "BGR" or "RGB"; used to draw only.
+        sizes_of_interest: sizes in pixels at which one level hands over to the next (L - 1).
+        center_radius: of centre sampling, in strides; ``None`` learns from whole boxes.
+        loc_loss_type: "iou", "linear_iou" or "giou".
+        box_quality: "ctrness" (centerness, which also weighs the box loss) or "iou".
+        focal_alpha, focal_gamma: of the classification loss.
+        cls_loss_weight: factor of the classification loss.
+        cls_loss_normalizer: what divides it: "fg" (positives), "moving_fg" (their moving
+            average) or "all" (locations); each averaged over processes.
+        postprocess: options of inference.
+        postprocess_train: the same for :meth:`inference` on a model in training mode.
+        one_pixel_boxes: measure boxes as the official code does, last pixel included.
+        vis_period: draw ground truth and detections every so many iterations; 0 never.
+
+    Raises:
+        ValueError: for options that contradict each other or the backbone.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: FCOSHead,
+        in_features: Sequence[str] | None = None,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "BGR",
+        sizes_of_interest: Sequence[float] = (64, 128, 256, 512),
+        center_radius: float | None = 1.5,
+        loc_loss_type: str = "giou",
+        box_quality: str = "ctrness",
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        cls_loss_weight: float = 1.0,
+        cls_loss_normalizer: str = "fg",
+        postprocess: PostprocessOptions | None = None,
+        postprocess_train: PostprocessOptions | None = None,
+        one_pixel_boxes: bool = False,
+        vis_period: int = 0,
+    ):
+        super().__init__()
+        _check_choice("LOC_LOSS_TYPE", loc_loss_type, BOX_LOSSES)
+        _check_choice("BOX_QUALITY", box_quality, BOX_QUALITIES)
+        _check_choice("LOSS_NORMALIZER_CLS", cls_loss_normalizer, CLS_NORMALIZERS)
+        if center_radius is not None and center_radius <= 0:
+            raise ValueError(
+                f"MODEL.FCOS.POS_RADIUS must be positive, got {center_radius}; set "
+                "MODEL.FCOS.CENTER_SAMPLE False to learn from whole boxes"
+            )
+        self.backbone = backbone
+        self.head = head
+        self.in_features, self.strides = select_features(backbone, in_features)[:2]
+        self.input_format = input_format
+        self.ranges = size_ranges(sizes_of_interest, len(self.in_features))
+        self.center_radius = center_radius
+        self.loc_loss_type = loc_loss_type
+        self.box_quality = box_quality
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.cls_loss_weight = cls_loss_weight
+        self.cls_loss_normalizer = cls_loss_normalizer
+        self.postprocess = postprocess or PostprocessOptions(one_pixel_boxes=one_pixel_boxes)
+        self.postprocess_train = postprocess_train or self.postprocess
+        self.one_pixel_boxes = one_pixel_boxes
+        self.vis_period = vis_period
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        if cls_loss_normalizer == "moving_fg":
+            self.register_buffer("moving_num_fg", torch.tensor(100.0))
+
+    @classmethod
+    def from_config(cls, cfg):
+        fcos = cfg.MODEL.FCOS
+        backbone = build_backbone(cfg)
+        names, _, channels = select_features(backbone, fcos.IN_FEATURES)
+        return {
+            "backbone": backbone,
+            "head": FCOSHead(
+                in_channels=channels,
+                num_levels=len(names),
+                num_classes=fcos.NUM_CLASSES,
+                num_cls_convs=fcos.NUM_CLS_CONVS,
+                num_box_convs=fcos.NUM_BOX_CONVS,
+                num_share_convs=fcos.NUM_SHARE_CONVS,
+                norm=fcos.NORM,
+                use_deformable=fcos.USE_DEFORMABLE,
+                use_scale=fcos.USE_SCALE,
+                prior_prob=fcos.PRIOR_PROB,
+                centerness_on_reg=fcos.CENTERNESS_ON_REG,
+                norm_reg_targets=fcos.NORM_REG_TARGETS,
+            ),
+            "in_features": fcos.IN_FEATURES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "sizes_of_interest": fcos.SIZES_OF_INTEREST,
+            "center_radius": fcos.POS_RADIUS if fcos.CENTER_SAMPLE else None,
+            "loc_loss_type": fcos.LOC_LOSS_TYPE,
+            "box_quality": fcos.BOX_QUALITY,
+            "focal_alpha": fcos.LOSS_ALPHA,
+            "focal_gamma": fcos.LOSS_GAMMA,
+            "cls_loss_weight": fcos.LOSS_WEIGHT_CLS,
+            "cls_loss_normalizer": fcos.LOSS_NORMALIZER_CLS,
+            "postprocess": _postprocess_options(fcos, "TEST"),
+            "postprocess_train": _postprocess_options(fcos, "TRAIN"),
+            "one_pixel_boxes": fcos.COMPAT.ONE_PIXEL_BOXES,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]):
+        """Losses in training, detections otherwise.
+
+        Args:
+            batched_inputs: detectron2's data-loader format: a list of dicts with ``image``
+                (3, H, W), in training ``instances`` (``gt_boxes``, ``gt_classes``), optionally
+                ``height`` and ``width`` of the output.
+
+        Returns:
+            dict of scalar losses in training; otherwise a list of ``{"instances": Instances}``
+            with ``pred_boxes``, ``scores`` and ``pred_classes`` in output coordinates.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        maps = [features[name] for name in self.in_features]
+        logits, distances, quality = self.head(maps)
+        locations = make_locations([m.shape[-2:] for m in maps], self.strides, self.device)
+        predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
+        if not self.training:
+            detections = self.inference(*predictions, locations, images.image_sizes)
+            return [
+                {"instances": self._rescale(d, x)}
+                for d, x in zip(detections, batched_inputs, strict=True)
+            ]
+        instances = self._ground_truth(batched_inputs)
+        losses = self.losses(*predictions, locations, instances)
+        self._visualize(batched_inputs, predictions, locations, images.image_sizes)
+        return losses
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalise, then pad with zeros at the right and bottom to a common size."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+                  for x in batched_inputs]
+        return ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    def losses(
+        self,
+        logits: Tensor,
+        distances: Tensor,
+        quality: Tensor,
+        locations: Locations,
+        instances: Sequence[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; each process divides by averages over all processes.
+
+        Args:
+            logits: (N, P, C); distances: (N, P, 4), in the head's unit; quality: (N, P).
+            locations: the P locations.
+            instances: N ground truths with ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` or ``loss_fcos_iou``,
+            float32 and attached to every parameter of the head, with or without boxes.
+        """
+        labels, targets = self.label_locations(locations, instances)
+        positive = labels < self.head.num_classes  # (N, P)
+        if self.head.norm_reg_targets:
+            targets = targets / locations.strides[:, None]
+        targets = targets[positive]
+
+        box_losses, iou = ltrb_iou_loss(distances[positive], targets, self.loc_loss_type)
+        centerness = centerness_targets(targets)
+        num_positive, sum_centerness = _mean_over_processes(
+            torch.stack((positive.sum().float(), centerness.sum()))
+        )
+        num_positive = num_positive.clamp(min=1)
+        if self.box_quality == "ctrness":
+            quality_name, quality_targets = "loss_fcos_ctr", centerness
+            loss_loc = (box_losses * centerness).sum() / sum_centerness.clamp(min=1e-6)
+        else:
+            quality_name, quality_targets = "loss_fcos_iou", iou.detach()
+            loss_loc = box_losses.sum() / num_positive
+        loss_quality = F.binary_cross_entropy_with_logits(
+            quality[positive].float(), quality_targets, reduction="sum"
+        )
+        loss_cls = sigmoid_focal_loss(logits, labels, self.focal_alpha, self.focal_gamma)
+        loss_cls = loss_cls / self._cls_normalizer(num_positive, positive)
+        return {
+            "loss_fcos_cls": loss_cls * self.cls_loss_weight,
+            "loss_fcos_loc": loss_loc,
+            quality_name: loss_quality / num_positive,
+        }
+
+    @torch.no_grad()
+    def label_locations(
+        self, locations: Locations, instances: Sequence[Instances]
+    ) -> tuple[Tensor, Tensor]:
+        """What each location should predict.
+
+        Returns:
+            (N, P) int64 labels, C for background, and (N, P, 4) ltrb targets in pixels,
+            meaningless at background.
+        """
+        boxes = [x.gt_boxes.tensor for x in instances]
+        ranges = locations.points.new_tensor(self.ranges)
+        sizes = torch.tensor(locations.level_sizes, device=self.device)
+        matched = assign_boxes(
+            locations.points,
+            locations.strides,
+            ranges.repeat_interleave(sizes, dim=0),
+            boxes,
+            center_radius=self.center_radius,
+            plus_one_area=self.one_pixel_boxes,
+        )
+        labels, targets = [], []
+        for index, x, box in zip(matched, instances, boxes, strict=True):
+            # The last row, which index -1 finds, stands for background.
+            classes = F.pad(x.gt_classes, (0, 1), value=self.head.num_classes)
+            labels.append(classes[index])
+            targets.append(ltrb_distances(locations.points, F.pad(box, (0, 0, 0, 1))[index]))
+        return torch.stack(labels), torch.stack(targets)
+
+    @torch.no_grad()
+    def inference(
+        self,
+        logits: Tensor,
+        distances: Tensor,
+        quality: Tensor,
+        locations: Locations,
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Detections of each image in pixels of the network's input; shapes as in :meth:`losses`."""
+        options = self.postprocess_train if self.training else self.postprocess
+        if self.head.norm_reg_targets:
+            distances = distances * locations.strides[:, None]
+        return [
+            detect_image(*prediction, locations, size, options)
+            for *prediction, size in zip(logits, distances, quality, image_sizes, strict=True)
+        ]
+
+    def _rescale(self, detections: Instances, inputs: dict) -> Instances:
+        height = inputs.get("height", detections.image_size[0])
+        width = inputs.get("width", detections.image_size[1])
+        return rescale_detections(detections, height, width, self.one_pixel_boxes)
+
+    def _cls_normalizer(self, num_positive: Tensor, positive: Tensor) -> Tensor | float:
+        if self.cls_loss_normalizer == "moving_fg":
+            self.moving_num_fg.mul_(0.9).add_(num_positive, alpha=0.1)
+            return self.moving_num_fg.clone()  # the next step changes it, backward may come later
+        if self.cls_loss_normalizer == "all":
+            return _mean_over_processes(num_positive.new_tensor(float(positive.numel())))
+        return num_positive
+
+    def _ground_truth(self, batched_inputs: list[dict]) -> list[Instances]:
+        for x in batched_inputs:
+            if "instances" not in x:
+                raise KeyError(
+                    "training needs 'instances' in every input, missing for "
+                    f"{x.get('file_name', 'an image')}; call model.eval() for inference"
+                )
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+    def _visualize(self, batched_inputs, predictions, locations, image_sizes) -> None:
+        if self.vis_period <= 0 or not has_event_storage():
+            return
+        storage = get_event_storage()
+        if storage.iter % self.vis_period == 0:
+            detections = self.inference(*predictions, locations, image_sizes)
+            picture = training_picture(batched_inputs[0], detections[0], self.input_format)
+            storage.put_image("Left: ground truth. Right: detections", picture)
+
+
+def select_features(
+    backbone: Backbone, wanted: Sequence[str] | None
+) -> tuple[list[str], list[int], int]:
+    """Names, strides and common channels of the feature maps that the head sees.
+
+    Raises:
+        ValueError: if a name is unknown, strides do not double, or channels differ.
+    """
+    shapes = backbone.output_shape()
+    names = list(wanted or sorted(shapes, key=lambda name: shapes[name].stride))
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"MODEL.FCOS.IN_FEATURES asks for {unknown}, but the backbone gives "
+            f"{sorted(shapes)}. (MODEL.FCOS.TOP_LEVELS adds p6 and p7.)"
+        )
+    strides = [shapes[name].stride for name in names]
+    if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        raise ValueError(
+            f"MODEL.FCOS.IN_FEATURES {names} have strides {strides}: each must be twice the one "
+            "before it"
+        )
+    channels = {shapes[name].channels for name in names}
+    if len(channels) != 1:
+        raise ValueError(
+            f"the feature maps {names} have different channels {sorted(channels)}; put an FPN on "
+            "the backbone: MODEL.BACKBONE.NAME build_fcos_fpn_p3p7_backbone and its builder's "
+            "name in MODEL.FCOS.BOTTOM_UP"
+        )
+    return names, strides, channels.pop()
+
+
+def _flatten(maps: list[Tensor]) -> Tensor:
+    """L maps (N, K, H_l, W_l) -> (N, P, K)."""
+    return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    if comm.get_world_size() == 1:
+        return values
+    values = values.clone()
+    torch.distributed.all_reduce(values)
+    return values / comm.get_world_size()
+
+
+def _postprocess_options(fcos, phase: str) -> PostprocessOptions:
+    return PostprocessOptions(
+        score_threshold=fcos[f"INFERENCE_TH_{phase}"],
+        threshold_with_centerness=fcos.THRESH_WITH_CTR,
+        topk_per_level=fcos[f"PRE_NMS_TOPK_{phase}"],
+        nms_threshold=fcos.NMS_TH,
+        max_detections=fcos[f"POST_NMS_TOPK_{phase}"],
+        one_pixel_boxes=fcos.COMPAT.ONE_PIXEL_BOXES,
+    )
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"MODEL.FCOS.{key} is {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,86 @@
+"""Where the predictions of an FPN feature map sit in the image (FCOS paper, section 3.1).
+
+Shape letters used in the pure files of ``fcos_d2.modeling``: N images, L levels, P locations of all
+levels together (fine to coarse, each level row by row), M boxes of one image, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Locations", "make_locations", "size_ranges"]
+
+
+@dataclass
+class Locations:
+    """All locations of a padded batch, levels concatenated from fine to coarse.
+
+    Attributes:
+        points: (P, 2) x, y in pixels of the network's input.
+        strides: (P,) stride of each location's level, in pixels.
+        level_sizes: number of locations of each level; their sum is P.
+    """
+
+    points: Tensor
+    strides: Tensor
+    level_sizes: list[int]
+
+
+def make_locations(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    device: torch.device | str | None = None,
+) -> Locations:
+    """Place one location at the centre of each feature-map cell: ``(j + 1/2, i + 1/2) * stride``.
+
+    Args:
+        shapes: (height, width) of each level's feature map.
+        strides: stride of each level in pixels, same length.
+        device: where to put the tensors.
+
+    Raises:
+        ValueError: if the two lists have different lengths.
+    """
+    if len(shapes) != len(strides):
+        raise ValueError(f"{len(shapes)} feature-map shapes but {len(strides)} strides")
+    points = []
+    for (height, width), stride in zip(shapes, strides, strict=True):
+        # stride // 2 is the published rule and differs from stride / 2 only for a stride of 1.
+        x = torch.arange(width, dtype=torch.float32, device=device) * stride + stride // 2
+        y = torch.arange(height, dtype=torch.float32, device=device) * stride + stride // 2
+        yy, xx = torch.meshgrid(y, x, indexing="ij")
+        points.append(torch.stack((xx, yy), dim=-1).reshape(-1, 2))
+    level_sizes = [len(p) for p in points]
+    per_location = [
+        p.new_full((n,), float(s)) for p, n, s in zip(points, level_sizes, strides, strict=True)
+    ]
+    return Locations(torch.cat(points), torch.cat(per_location), level_sizes)
+
+
+def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[float, float]]:
+    """The range of ``max(l, t, r, b)`` that each level is responsible for, in pixels.
+
+    Args:
+        boundaries: sizes at which one level hands over to the next, such as (64, 128, 256, 512).
+        num_levels: L; there is one boundary fewer.
+
+    Returns:
+        L pairs (low, high); the first starts at 0, the last ends at infinity.
+
+    Raises:
+        ValueError: if the number of boundaries is wrong or they do not increase.
+    """
+    boundaries = [float(b) for b in boundaries]
+    if len(boundaries) != num_levels - 1:
+        raise ValueError(
+            f"MODEL.FCOS.SIZES_OF_INTEREST has {len(boundaries)} values {boundaries} but "
+            f"{num_levels} feature levels need {num_levels - 1}: one boundary between two "
+            "neighbouring levels. Change it together with MODEL.FCOS.IN_FEATURES."
+        )
+    if any(b <= a for a, b in zip([0.0, *boundaries], boundaries, strict=False)):
+        raise ValueError(
+            f"MODEL.FCOS.SIZES_OF_INTEREST must be positive and increase, got {boundaries}"
+        )
+    return list(zip([0.0, *boundaries], [*boundaries, float("inf")], strict=True))

@@ -1,0 +1,89 @@
+"""The losses of FCOS as functions of tensors (FCOS papers, arXiv 1904.01355 and 2006.09214).
+
+All of them compute in float32, whatever the precision of what they are given, because the
+products of distances below leave the range of float16 at ordinary box sizes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["BOX_LOSSES", "centerness_targets", "ltrb_iou_loss", "sigmoid_focal_loss"]
+
+BOX_LOSSES = ("iou", "linear_iou", "giou")
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sum of the focal loss (arXiv 1708.02002) over locations and classes.
+
+    Args:
+        logits: (..., C).
+        labels: (...) int64 in [0, C]; C is background, which has no logit.
+        alpha: weight of the positive term; negatives weigh ``1 - alpha``.
+        gamma: exponent of the factor that turns easy examples down.
+
+    Returns:
+        Scalar tensor, float32.
+    """
+    logits = logits.float()
+    num_classes = logits.shape[-1]
+    positive = F.one_hot(labels, num_classes + 1)[..., :num_classes].bool()
+    # A positive of logit x costs what a negative of logit -x does, up to alpha.
+    wrongness = torch.where(positive, -logits, logits)
+    loss = wrongness.sigmoid() ** gamma * F.softplus(wrongness)
+    return (loss * torch.where(positive, alpha, 1 - alpha)).sum()
+
+
+def ltrb_iou_loss(
+    predicted: Tensor, target: Tensor, kind: str = "giou"
+) -> tuple[Tensor, Tensor]:
+    """IoU-family loss of two boxes around the same location, given as ltrb distances.
+
+    Both areas are increased by one, as in the published code, which keeps the ratio defined for
+    empty boxes. The loss therefore depends a little on the unit of the distances.
+
+    Args:
+        predicted: (K, 4) distances to left, top, right, bottom, not negative.
+        target: (K, 4) in the same unit.
+        kind: "iou" (-ln IoU, arXiv 1608.01471), "linear_iou" (1 - IoU) or "giou" (1 - GIoU,
+            arXiv 1902.09630).
+
+    Returns:
+        (K,) losses and (K,) smoothed IoU, float32.
+
+    Raises:
+        ValueError: for another ``kind``.
+    """
+    predicted, target = predicted.float(), target.float()
+    # Width and height of a box around the location: l + r and t + b.
+    area_p = (predicted[:, :2] + predicted[:, 2:]).prod(dim=1)
+    area_t = (target[:, :2] + target[:, 2:]).prod(dim=1)
+    smaller, larger = torch.minimum(predicted, target), torch.maximum(predicted, target)
+    intersection = (smaller[:, :2] + smaller[:, 2:]).prod(dim=1)
+    union = area_p + area_t - intersection
+    iou = (intersection + 1) / (union + 1)
+    if kind == "iou":
+        return -iou.log(), iou
+    if kind == "linear_iou":
+        return 1 - iou, iou
+    if kind == "giou":
+        enclosing = (larger[:, :2] + larger[:, 2:]).prod(dim=1)
+        return 1 - iou + (enclosing - union) / enclosing, iou
+    raise ValueError(f"unknown box loss {kind!r}, expected one of {', '.join(BOX_LOSSES)}")
+
+
+def centerness_targets(ltrb: Tensor) -> Tensor:
+    """``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`` of locations inside a box.
+
+    Args:
+        ltrb: (K, 4) positive distances, any unit.
+
+    Returns:
+        (K,) in (0, 1], float32.
+    """
+    ltrb = ltrb.float()
+    first, second = ltrb[:, :2], ltrb[:, 2:]
+    ratio = torch.minimum(first, second) / torch.maximum(first, second)
+    return ratio.prod(dim=1).sqrt()
