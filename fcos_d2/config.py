@@ -14,7 +14,8 @@ def add_fcos_config(cfg: CN) -> None:
     _add_timm(cfg)
     if "FCOS" in cfg.MODEL:
         return
-    cfg.MODEL.FCOS = fcos = CN()
+    node = type(cfg)  # merging wants one type of node everywhere
+    cfg.MODEL.FCOS = fcos = node()
     # Foreground classes only: 80 for COCO. Background is no class.
     fcos.NUM_CLASSES = 80
 
@@ -75,7 +76,7 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.POST_NMS_TOPK_TEST = 100
 
     # Conventions that only matter to reproduce a model trained elsewhere to the last digit.
-    fcos.COMPAT = CN()
+    fcos.COMPAT = node()
     # Official FCOS: the last pixel belongs to a box (area, clipping and NMS count one more).
     fcos.COMPAT.ONE_PIXEL_BOXES = False
 
@@ -129,7 +130,7 @@ def _add_solver_and_input(cfg: CN) -> None:
 def _add_timm(cfg: CN) -> None:
     if "TIMM" in cfg.MODEL:
         return
-    cfg.MODEL.TIMM = timm = CN()
+    cfg.MODEL.TIMM = timm = type(cfg)()
     # A model of timm with features at strides 8, 16 and 32.
     timm.NAME = "tf_efficientnet_lite0"
     # Let timm download its ImageNet weights (then leave MODEL.WEIGHTS empty).

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
@@ -62,7 +61,8 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {f: 2 ** int(f[3:]) for f in self._out_features}
         self._out_feature_channels = {f: info.channels()[index[f]] for f in self._out_features}
         if norm == "FrozenBN":
-            self.model = FrozenBatchNorm2d.convert_frozen_batchnorm(self.model)
+            # timm's own, because its batch norms often contain the activation.
+            self.model = _timm_layers().freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at)
         self._freeze_unused(in_channels)
 
@@ -82,18 +82,17 @@ class TimmBackbone(Backbone):
         if freeze_at < 1:
             return
         info = self.model.feature_info
-        done = [m for m, r in zip(info.module_name(), info.reduction(), strict=True) if r <= 2**freeze_at]
+        features = zip(info.module_name(), info.reduction(), strict=True)
+        done = [name for name, reduction in features if reduction <= 2**freeze_at]
         if not done:
             return
-        last = done[-1].replace(".", "_")  # timm flattens nested names
-        frozen = 0
-        for child_name, child in self.model.named_children():
-            for parameter in child.parameters():
-                parameter.requires_grad = False
-                frozen += parameter.numel()
-            if child_name == last:
-                break
-        logger.info("Froze %d parameters of the backbone up to %s", frozen, last)
+        # timm keeps nested names or joins them with underscores.
+        prefixes = (done[-1] + ".", done[-1].replace(".", "_") + ".")
+        parameters = list(self.model.named_parameters())
+        last = max(i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes))
+        for _, parameter in parameters[: last + 1]:
+            parameter.requires_grad = False
+        logger.info("Froze the backbone's first %d parameters, up to %s", last + 1, done[-1])
 
     def _freeze_unused(self, in_channels: int) -> None:
         """Fix the parameters that no gradient of our features reaches."""
@@ -123,3 +122,9 @@ def _create(name: str, **kwargs) -> nn.Module:
         return timm.create_model(name, strict_img_size=False, **kwargs)
     except TypeError:
         return timm.create_model(name, **kwargs)
+
+
+def _timm_layers():
+    import timm.layers
+
+    return timm.layers

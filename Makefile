@@ -1,0 +1,47 @@
+# Everything below runs from .venv, which `make setup` makes from the pinned requirements/.
+PYTHON ?= python3
+ARGS ?=
+RUN := .venv/bin/python
+
+# Only a PYTHON that someone chose counts against a .venv made with another one.
+ifneq ($(origin PYTHON),file)
+  CHOSEN := --chosen
+endif
+
+.PHONY: help setup quickstart test test-slow lint wheel clean
+
+help:
+	@echo "make setup       make .venv with all that is needed, once; PYTHON=python3.12 chooses the Python"
+	@echo "make quickstart  train and test a small model on the CPU; ARGS=... are passed on"
+	@echo "make test        run the tests; ARGS='-k name' and the like are passed to pytest"
+	@echo "make test-slow   run the slow tests, which the above leaves out"
+	@echo "make lint        check style and formatting"
+	@echo "make wheel       build dist/fcos_d2-*-py3-none-any.whl"
+	@echo "make clean       remove build/, dist/ and caches, but not .venv"
+
+setup:
+	@sh tools/setup.sh $(CHOSEN) "$(PYTHON)"
+
+quickstart: setup
+	$(RUN) -m fcos_d2 quickstart $(ARGS)
+
+test: setup
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: setup
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+# build/ goes first and last: what an earlier build left there would travel in the wheel.
+wheel: setup
+	rm -rf build
+	$(RUN) -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	@rm -rf build
+	@ls dist/*.whl
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find fcos_d2 configs tests -name __pycache__ -type d -prune -exec rm -rf {} +
