@@ -13,7 +13,7 @@ except ImportError as error:
         "      pip install --no-deps --require-hashes --only-binary=:all: --python-version 3.10 "
         "--implementation cp \\\n"
         "        --target \"$(python -c 'import sysconfig; "
-        "print(sysconfig.get_paths()[\"purelib\"])')\" -r requirements/detectron2.txt"
+        'print(sysconfig.get_paths()["purelib"])\')" -r requirements/detectron2.txt'
     ) from error
 
 from .config import add_fcos_config, get_cfg

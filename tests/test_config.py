@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 import fcos_d2
@@ -12,7 +14,7 @@ def test_every_config_merges_and_names_its_conventions(name):
     assert cfg.MODEL.META_ARCHITECTURE == "FCOS"
     assert cfg.VERSION == 2
     if not name.startswith("Base"):
-        text = open(fcos_d2.get_config_file(name)).read()
+        text = Path(fcos_d2.get_config_file(name)).read_text()
         for key in ("WEIGHTS:", "PIXEL_MEAN:", "PIXEL_STD:", "FORMAT:"):
             assert key in text, f"{name} must state {key} beside its weights"
 

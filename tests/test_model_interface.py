@@ -158,9 +158,7 @@ class Toy(Backbone):
     def __init__(self):
         super().__init__()
         self.stem = torch.nn.Conv2d(3, 8, 4, 4)
-        self.convs = torch.nn.ModuleList(
-            torch.nn.Conv2d(c, 2 * c, 2, 2) for c in (8, 16, 32)
-        )
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(c, 2 * c, 2, 2) for c in (8, 16, 32))
 
     def forward(self, x):
         x, outputs = self.stem(x), {}

@@ -45,7 +45,7 @@ def fetch_wheel(
     that is there with the right hash is used without any network; one with another is removed.
 
     Args:
-        requirement: ``name==version``; the wheel must be the only one for that, or pip's choice.
+        requirement: ``name==version``, of which pip would choose that wheel on this platform.
         sha256: of the file, 64 hexadecimal digits.
         folder: made if missing.
         attempts: how often to try, with short pauses between.
@@ -133,7 +133,9 @@ def _error_line(stderr: str) -> str:
     """pip's last error, or else the last line it wrote."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or [""])[-1]
+    last = (errors or lines or [""])[-1]
+    # Without a connection, pip's last error is that there is no such package.
+    return f"{last} (the connection failed)" if "connection broken by" in stderr else last
 
 
 def _advice(requirement: str, sha256: str, folder: Path, attempts: int, reason: str) -> str:

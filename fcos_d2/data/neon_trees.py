@@ -31,7 +31,7 @@ DEEPFOREST = Wheel(
 )
 _PICTURES = "deepforest/data"  # in the wheel
 
-# Two 1 km tiles of Yellowstone, 13 km apart, and a picture from Florida (Ordway-Swisher).
+# Parts of two 1 km squares of Yellowstone, 13 km apart, and a picture from Ordway-Swisher, Florida.
 _TRAIN = "2019_YELL_2_528000_4978000_image_crop2"
 _VAL = "2019_YELL_2_541000_4977000_image_crop"
 _OSBS = "OSBS_029"
@@ -348,11 +348,17 @@ def _files(home: Path) -> list[str]:
 def _swap(new: Path, final: Path, doomed: Path) -> None:
     """Put ``new`` in the place of ``final``, which goes to ``doomed`` if all of it is ours."""
     if final.exists():
-        manifest = _read_manifest(final)
-        ours = {_MANIFEST, *manifest["files"]} if manifest else set()
-        if not set(_files(final)) <= ours:
-            taken = (final.with_name(f"{final.name}.old{i}") for i in range(1, 10**6))
-            doomed = next(path for path in taken if not path.exists())
+        if not _is_ours(final):
+            aside = (final.with_name(f"{final.name}.old{i}") for i in range(1, 10**6))
+            doomed = next(path for path in aside if not path.exists())
             logger.warning("%s holds files that are not from here: kept as %s", final, doomed)
         final.rename(doomed)
     new.rename(final)
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether a folder holds nothing but what its manifest lists."""
+    manifest = _read_manifest(home)
+    if manifest is None:
+        return home.is_dir() and not _files(home)
+    return set(_files(home)) <= {_MANIFEST, *manifest["files"]}

@@ -1,4 +1,4 @@
-"""Which location learns which box (FCOS paper, section 3.1 and 3.2; centre sampling: section 3.4)."""
+"""Which location learns which box (FCOS papers: arXiv 1904.01355, centre sampling 2006.09214)."""
 
 from collections.abc import Sequence
 

@@ -4,6 +4,7 @@ Papers: FCOS (ICCV 2019, arXiv 1904.01355) and its improved version (TPAMI 2020,
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -179,8 +180,9 @@ class FCOS(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to a common size."""
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-                  for x in batched_inputs]
+        images = [
+            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
         return ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
@@ -273,7 +275,7 @@ class FCOS(nn.Module):
         locations: Locations,
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Detections of each image in pixels of the network's input; shapes as in :meth:`losses`."""
+        """Detections of each image in the network's pixels; shapes as in :meth:`losses`."""
         options = self.postprocess_train if self.training else self.postprocess
         if self.head.norm_reg_targets:
             distances = distances * locations.strides[:, None]
@@ -331,7 +333,7 @@ def select_features(
             f"{sorted(shapes)}. (MODEL.FCOS.TOP_LEVELS adds p6 and p7.)"
         )
     strides = [shapes[name].stride for name in names]
-    if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+    if any(b != 2 * a for a, b in pairwise(strides)):
         raise ValueError(
             f"MODEL.FCOS.IN_FEATURES {names} have strides {strides}: each must be twice the one "
             "before it"

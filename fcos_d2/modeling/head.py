@@ -120,7 +120,9 @@ class FCOSHead(nn.Module):
         super().__init__()
         norm = {"none": "", "NaiveGN": "GN"}.get(norm, norm)  # AdelaiDet's other spellings
         if norm not in NORMS:
-            raise ValueError(f"MODEL.FCOS.NORM is {norm!r}, expected GN, BN, SyncBN or an empty text")
+            raise ValueError(
+                f"MODEL.FCOS.NORM is {norm!r}, expected GN, BN, SyncBN or an empty text"
+            )
         if norm == "GN" and in_channels % 32:
             raise ValueError(
                 f"MODEL.FCOS.NORM 'GN' has 32 groups, which do not divide {in_channels} channels: "
@@ -151,7 +153,9 @@ class FCOSHead(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def forward(
+        self, features: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Predict every level.
 
         Args:

@@ -6,6 +6,7 @@ levels together (fine to coarse, each level row by row), M boxes of one image, C
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[floa
             f"{num_levels} feature levels need {num_levels - 1}: one boundary between two "
             "neighbouring levels. Change it together with MODEL.FCOS.IN_FEATURES."
         )
-    if any(b <= a for a, b in zip([0.0, *boundaries], boundaries, strict=False)):
+    if any(b <= a for a, b in pairwise([0.0, *boundaries])):
         raise ValueError(
             f"MODEL.FCOS.SIZES_OF_INTEREST must be positive and increase, got {boundaries}"
         )

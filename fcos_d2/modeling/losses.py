@@ -36,9 +36,7 @@ def sigmoid_focal_loss(
     return (loss * torch.where(positive, alpha, 1 - alpha)).sum()
 
 
-def ltrb_iou_loss(
-    predicted: Tensor, target: Tensor, kind: str = "giou"
-) -> tuple[Tensor, Tensor]:
+def ltrb_iou_loss(predicted: Tensor, target: Tensor, kind: str = "giou") -> tuple[Tensor, Tensor]:
     """IoU-family loss of two boxes around the same location, given as ltrb distances.
 
     Both areas are increased by one, as in the published code, which keeps the ratio defined for

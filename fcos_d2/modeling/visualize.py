@@ -6,15 +6,13 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
-__all__ = ["GROUND_TRUTH_COLOR", "DETECTION_COLOR", "draw_boxes", "training_picture"]
+__all__ = ["DETECTION_COLOR", "GROUND_TRUTH_COLOR", "draw_boxes", "training_picture"]
 
 GROUND_TRUTH_COLOR = (255, 214, 0)
 DETECTION_COLOR = (0, 229, 255)
 
 
-def draw_boxes(
-    image: Tensor, boxes: Tensor, color: tuple[int, int, int], width: int = 2
-) -> Tensor:
+def draw_boxes(image: Tensor, boxes: Tensor, color: tuple[int, int, int], width: int = 2) -> Tensor:
     """Outline boxes.
 
     Args:

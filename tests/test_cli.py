@@ -1,0 +1,37 @@
+import subprocess
+import sys
+
+import pytest
+
+from fcos_d2 import cli
+
+
+def test_configs_lists_what_get_config_file_takes(capsys):
+    assert cli.main(["configs"]) == 0
+    assert "fcos_R_50_FPN_1x.yaml" in capsys.readouterr().out.splitlines()
+
+
+def test_module_and_command_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "fcos_d2", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert "quickstart" in done.stdout
+
+
+def test_a_failed_quickstart_says_why_and_ends_with_status_1(monkeypatch, capsys):
+    from fcos_d2 import quickstart
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("could not fetch the trees")
+
+    monkeypatch.setattr(quickstart, "prepare_neon_trees", fail)
+    assert cli.main(["quickstart"]) == 1
+    captured = capsys.readouterr()
+    assert "1/4 data" in captured.out
+    assert "could not fetch the trees" in captured.err
+
+
+def test_an_unknown_command_is_rejected():
+    with pytest.raises(SystemExit):
+        cli.main(["detekt"])
