@@ -1,0 +1,160 @@
+"""What ``train_net.py`` does, callable from Python."""
+
+import argparse
+import logging
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ..checkpoint import FCOSCheckpointer
+from ..config import get_cfg
+from ..model_zoo import get_config_file
+from .launch import launch
+from .preflight import check_batch, check_datasets
+from .trainer import FCOSTrainer
+
+__all__ = ["check_opts", "main", "make_parser", "run", "setup"]
+
+logger = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """detectron2's arguments, and ours."""
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    parser.add_argument("--skip-test", action="store_true", help="train without any evaluation")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="with --eval-only: evaluate although weights of the head are missing",
+    )
+    return parser
+
+
+def run(argv: list[str] | None = None) -> None:
+    """The command line: parse, check, start the processes, end with one line on user errors."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        check_opts(args.opts)
+        _check_machines(args)
+    except ValueError as error:
+        parser.error(str(error))
+    launch(_main_with_clear_end, args)
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    """Train, or evaluate with ``--eval-only``, in this process.
+
+    Returns:
+        detectron2's results, such as ``{"bbox": {"AP": ...}}``; None without evaluation.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: for a config, data or weights that cannot work,
+            before the model is built where possible.
+    """
+    return prepare(args)()
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
+    """Everything of :func:`main` that can fail for what the user gave.
+
+    Returns:
+        What remains to do: training or evaluation.
+    """
+    check_opts(args.opts)
+    cfg = setup(args)
+    tested = () if args.skip_test else cfg.DATASETS.TEST
+    trained = () if args.eval_only else cfg.DATASETS.TRAIN
+    check_datasets(cfg.MODEL.FCOS.NUM_CLASSES, [*trained, *tested])
+    if args.eval_only:
+        model = load_for_evaluation(cfg, resume=args.resume, allow_partial=args.allow_partial)
+        return lambda: FCOSTrainer.test(cfg, model)
+    check_batch(cfg.SOLVER.IMS_PER_BATCH)
+    trainer = FCOSTrainer(cfg, skip_test=args.skip_test)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train
+
+
+def load_for_evaluation(cfg, resume: bool = False, allow_partial: bool = False) -> nn.Module:
+    """Build the model and load MODEL.WEIGHTS.
+
+    Args:
+        cfg: the config.
+        resume: take OUTPUT_DIR's last checkpoint instead.
+        allow_partial: evaluate although weights of the head are missing.
+
+    Raises:
+        ValueError: if the head did not load.
+    """
+    model = FCOSTrainer.build_model(cfg)
+    checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    loaded = bool(cfg.MODEL.WEIGHTS) or (resume and checkpointer.has_checkpoint())
+    missing = checkpointer.missing_head_keys
+    if (missing or not loaded) and not allow_partial:
+        what = f"{len(missing)} weights of the head, such as {missing[0]}" if loaded else "weights"
+        raise ValueError(
+            f"--eval-only without {what}: the result would be that of a random head. Give the "
+            "trained model as MODEL.WEIGHTS, or --allow-partial"
+        )
+    return model
+
+
+def setup(args: argparse.Namespace):
+    """Config file and overrides -> frozen config; starts the log files in OUTPUT_DIR."""
+    if args.config_file:
+        args.config_file = get_config_file(args.config_file)
+    cfg = get_cfg()
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    if no_cuda:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")
+    if no_cuda:
+        logger.warning("CUDA is not available: running on the CPU")
+    return cfg
+
+
+def check_opts(opts: list[str]) -> None:
+    """KEY VALUE overrides are pairs and contain no flags.
+
+    Raises:
+        ValueError: naming the flag that came too late, or the key without a value.
+    """
+    late = [token for token in opts if str(token).startswith("--")]
+    if late:
+        raise ValueError(
+            f"{late[0]} comes after the KEY VALUE overrides, where it would be ignored; put flags "
+            "before them"
+        )
+    if len(opts) % 2:
+        raise ValueError(
+            f"overrides are KEY VALUE pairs, but there are {len(opts)} words: {' '.join(opts)}"
+        )
+
+
+def _check_machines(args: argparse.Namespace) -> None:
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError(
+            "--num-machines needs --dist-url tcp://HOST:PORT, an address of machine 0 that all "
+            "machines reach"
+        )
+
+
+def _main_with_clear_end(args: argparse.Namespace) -> None:
+    try:
+        proceed = prepare(args)
+    except (KeyError, FileNotFoundError, ValueError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        logger.debug("what led to the message below", exc_info=True)
+        raise SystemExit(f"train_net.py: {text}") from error
+    proceed()  # an exception in here is worth its traceback
