@@ -51,7 +51,7 @@ metrics   {result.metrics_file}
 picture   {result.picture}  (yellow: ground truth, cyan: detections)
 curves    {result.curves}
 
-Next, test it in another forest, 2 500 km away:
+Next, test it in another forest, in Florida instead of Yellowstone:
     {sys.executable} train_net.py --eval-only --config-file {result.config} \\
         MODEL.WEIGHTS {result.weights} DATASETS.TEST '("neon_trees_osbs",)' \\
         INPUT.MIN_SIZE_TEST 400 INPUT.MAX_SIZE_TEST 400"""

@@ -125,6 +125,8 @@ def _add_solver_and_input(cfg: CN) -> None:
         # Training augmentations as [name, {arguments}] of detectron2.data.transforms or of
         # fcos_d2.data.augmentation; replaces the default resize, crop and flip if not empty.
         cfg.INPUT.AUGS = []
+        # Boxes of which augmentation cuts off all but this share are no ground truth.
+        cfg.INPUT.MIN_VISIBLE = 0.0
 
 
 def _add_timm(cfg: CN) -> None:

@@ -2,8 +2,11 @@
 
 import copy
 
+import numpy as np
+from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.structures import BoxMode
 
 from .augmentation import build_augmentations
 
@@ -11,11 +14,24 @@ __all__ = ["FCOSDatasetMapper"]
 
 
 class FCOSDatasetMapper(DatasetMapper):
-    """Reads an image, augments it with its boxes; see detectron2's ``DatasetMapper``."""
+    """Reads an image, augments it with its boxes; see detectron2's ``DatasetMapper``.
+
+    Args:
+        is_train: whether ground truth is wanted.
+        min_visible: a box of which augmentation leaves no more than this share of its area inside
+            the image is no ground truth; 0 keeps every remainder, as detectron2 does.
+        **options: of ``DatasetMapper``.
+    """
+
+    @configurable
+    def __init__(self, is_train: bool, *, min_visible: float = 0.0, **options):
+        super().__init__(is_train, **options)
+        self.min_visible = min_visible
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
         arguments = super().from_config(cfg, is_train)
+        arguments["min_visible"] = cfg.INPUT.MIN_VISIBLE
         if is_train and cfg.INPUT.AUGS:
             arguments["augmentations"] = build_augmentations(cfg.INPUT.AUGS)
         return arguments
@@ -37,3 +53,21 @@ class FCOSDatasetMapper(DatasetMapper):
             ) from error
         except (OSError, SyntaxError) as error:
             raise ValueError(f"image {name} cannot be read: {error}. Replace it") from error
+
+    def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
+        if self.min_visible > 0:
+            dataset_dict["annotations"] = [
+                a
+                for a in dataset_dict["annotations"]
+                if _visible_share(a, transforms, image_shape) > self.min_visible
+            ]
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+
+
+def _visible_share(annotation: dict, transforms, image_shape: tuple[int, int]) -> float:
+    """Share of a transformed box's area that lies inside the image of (height, width)."""
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    x1, y1, x2, y2 = transforms.apply_box(np.array([box]))[0]
+    height, width = image_shape
+    inside = max(min(x2, width) - max(x1, 0), 0) * max(min(y2, height) - max(y1, 0), 0)
+    return inside / max((x2 - x1) * (y2 - y1), 1e-9)
