@@ -13,6 +13,8 @@ __all__ = ["FCOSCheckpointer"]
 
 logger = logging.getLogger(__name__)
 
+# What torch and pickle raise for files that are cut off or not theirs.
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
@@ -59,8 +61,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
             )
         try:
             return super()._load_file(filename)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
+        except _UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"{filename} cannot be read as a checkpoint; it is truncated, or holds more than "
                 f"tensors and plain values ({reason})"
@@ -76,7 +78,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         given = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         wrong_shape = [key for key, *_ in incompatible.incorrect_shapes]
-        self.missing_keys = (*incompatible.missing_keys, *wrong_shape)
+        self.missing_keys = tuple(dict.fromkeys([*incompatible.missing_keys, *wrong_shape]))
         # "num_batches_tracked" is no weight: frozen norms lack it.
         missing = [k for k in self.missing_keys if not k.endswith("num_batches_tracked")]
         if len(self.missing_keys) == len(own):

@@ -75,7 +75,9 @@ def detect_image(
         ``pred_classes`` and ``locations`` (K, 2). Boxes may leave the image;
         :func:`rescale_detections` clips them.
     """
-    class_scores = logits.float().sigmoid()
+    # NaN or infinite predictions, of a model that diverges, are no candidates.
+    valid = distances.isfinite().all(dim=1) & ~quality.isnan()
+    class_scores = logits.float().sigmoid() * valid[:, None]
     scores = class_scores * quality.float().sigmoid()[:, None]
     index = _candidates(class_scores, scores, locations.level_sizes, options)
     where = torch.div(index, logits.shape[1], rounding_mode="floor")

@@ -1,0 +1,27 @@
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from tiny import write_coco
+
+
+@pytest.fixture
+def register():
+    """Registers COCO-format sets and forgets them after the test."""
+    names = []
+
+    def add(name, json_file, images):
+        register_coco_instances(name, {}, str(json_file), str(images))
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def tiny(tmp_path, register):
+    """A registered data set of four pictures and the categories 7, 3 and 90."""
+    path = write_coco(tmp_path / "data")
+    return register("tiny", path, tmp_path / "data" / "images")
