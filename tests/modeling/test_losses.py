@@ -1,0 +1,114 @@
+"""The loss functions alone, against formulas in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from fcos_d2.modeling.losses import (
+    BOX_LOSSES,
+    centerness_targets,
+    ltrb_iou_loss,
+    sigmoid_focal_loss,
+)
+
+
+def reference_box_loss(p, t, kind):
+    """One pair, from corners rather than distances."""
+    (pl, pt, pr, pb), (tl, tt, tr, tb) = p, t
+    area = (pl + pr) * (pt + pb) + (tl + tr) * (tt + tb)
+    overlap = (min(pr, tr) - max(-pl, -tl)) * (min(pb, tb) - max(-pt, -tt))
+    hull = (max(pr, tr) - min(-pl, -tl)) * (max(pb, tb) - min(-pt, -tt))
+    union = area - overlap
+    iou = (overlap + 1) / (union + 1)
+    if kind == "iou":
+        return -np.log(iou)
+    return 1 - iou + ((hull - union) / hull if kind == "giou" else 0)
+
+
+def distances(n, low, high):
+    rng = np.random.RandomState(0)
+    return rng.uniform(low, high, (2, n, 4))
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+@pytest.mark.parametrize("low, high", [(0.05, 6), (5, 800)])
+def test_box_losses_and_gradients_equal_the_formula(kind, low, high):
+    predicted, target = distances(40, low, high)
+    x = torch.tensor(predicted, dtype=torch.float32, requires_grad=True)
+    losses, iou = ltrb_iou_loss(x, torch.tensor(target), kind)
+    (grads,) = torch.autograd.grad(losses.sum(), x)
+    step = low * 1e-3
+    for i in range(40):
+        expected = reference_box_loss(predicted[i], target[i], kind)
+        assert losses[i].item() == pytest.approx(expected, rel=2e-5, abs=1e-6)
+        slopes = []
+        for j in np.eye(4) * step:
+            up, down = (reference_box_loss(predicted[i] + d, target[i], kind) for d in (j, -j))
+            slopes.append((up - down) / (2 * step))
+        scale = np.abs(slopes).max()
+        assert grads[i].numpy() == pytest.approx(np.array(slopes), abs=2e-3 * scale)
+        linear = reference_box_loss(predicted[i], target[i], "linear_iou")
+        assert iou[i].item() == pytest.approx(1 - linear, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_equal_boxes_cost_nothing_and_empty_ones_are_finite(kind):
+    boxes = torch.rand(5, 4) * 100 + 1
+    losses, iou = ltrb_iou_loss(boxes, boxes, kind)
+    assert losses.abs().max() < 1e-6 and iou.min() > 1 - 1e-6
+    empty = torch.zeros(5, 4, requires_grad=True)
+    losses, iou = ltrb_iou_loss(empty, boxes, kind)
+    losses.sum().backward()
+    assert losses.isfinite().all() and empty.grad.isfinite().all() and (losses > 0.4).all()
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_half_precision_distances_do_not_overflow(kind):
+    x = torch.full((1, 4), 500.0, dtype=torch.float16, requires_grad=True)  # area 1e6 > 65504
+    losses, iou = ltrb_iou_loss(x, x.detach() * 2, kind)
+    assert losses.dtype == iou.dtype == torch.float32
+    assert iou.item() == pytest.approx(0.25, rel=1e-4)
+    losses.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_unknown_box_loss_is_an_error_that_lists_the_known():
+    with pytest.raises(ValueError, match=r"'diou'.*iou, linear_iou, giou"):
+        ltrb_iou_loss(torch.ones(1, 4), torch.ones(1, 4), "diou")
+
+
+def test_centerness_equals_the_formula():
+    target = distances(100, 0.01, 900)[0]
+    left, top, right, bottom = target.T
+    horizontal = np.minimum(left, right) / np.maximum(left, right)
+    vertical = np.minimum(top, bottom) / np.maximum(top, bottom)
+    ours = centerness_targets(torch.tensor(target))
+    assert ours.numpy() == pytest.approx(np.sqrt(horizontal * vertical), rel=1e-6)
+    assert centerness_targets(torch.tensor([[3.0, 7, 3, 7]])).item() == 1
+    assert centerness_targets(torch.zeros(0, 4)).shape == (0,)
+
+
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 0.0), (0.75, 1.5)])
+def test_focal_loss_and_gradient_equal_the_paper(alpha, gamma):
+    logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)) * 4
+    labels = torch.arange(30) % 5  # 4 is background
+
+    def reference(x):
+        p = torch.sigmoid(x)
+        positive = labels[:, None] == torch.arange(4)
+        p_t, a_t = torch.where(positive, p, 1 - p), torch.where(positive, alpha, 1 - alpha)
+        return (-a_t * (1 - p_t) ** gamma * p_t.log()).sum()
+
+    ours, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss, expected = sigmoid_focal_loss(ours, labels, alpha, gamma), reference(exact)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (a,), (b,) = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+
+
+def test_focal_loss_of_half_precision_is_float32():
+    loss = sigmoid_focal_loss(
+        torch.zeros(100_000, 8, dtype=torch.float16), torch.full((100_000,), 8)
+    )
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(800_000 * 0.75 * 0.25 * np.log(2), rel=1e-4)
