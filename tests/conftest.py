@@ -1,5 +1,1 @@
-"""Its place makes ``helpers`` importable from every test; the tests share their cores politely."""
-
-import torch
-
-torch.set_num_threads(2)
+"""Being here puts this folder on the path, so that every test can import ``helpers``."""

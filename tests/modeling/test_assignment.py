@@ -101,15 +101,8 @@ def test_smaller_of_nearly_equal_areas_wins_beside_a_huge_box():
     huge, area_27, area_25 = [-6000.0, -6000, 6000, 6000], [0.0, 0, 9, 3], [0.0, 0, 5, 5]
     assert owner_of(2.0, 2.0, [huge, area_27, area_25]) == 2
     assert owner_of(2.0, 2.0, [area_25, area_27, huge]) == 0
-    # Areas beyond float32's integers differ by one.
-    assert (
-        owner_of(
-            2.0,
-            2.0,
-            [[-1.0, -1, 5000, 4998], [-1.0, -1, 4999, 4999]],
-        )
-        == 0
-    )
+    # 5000 x 5000 and 5001 x 4999 are the same area in float32.
+    assert owner_of(2.0, 2.0, [[-1.0, -1, 4999, 4999], [-1.0, -1, 5000, 4998]]) == 1
 
 
 def test_first_of_equal_areas_wins():
@@ -169,9 +162,9 @@ def test_thousands_of_boxes_take_bounded_memory_and_little_time(monkeypatch):
         return may_own(points, strides, ranges, boxes, radius)
 
     monkeypatch.setattr(assignment, "_may_own", counting)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: the machine may be busy
     matched = assign_image(*places, boxes)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert sum(pairs) == len(places[0]) * 3000 and max(pairs) <= 4_000_000
     assert torch.equal(matched, assign_image(*places, boxes, pairs_at_once=len(places[0]) * 20))
     some = torch.randperm(len(matched), generator=generator)[:300]
