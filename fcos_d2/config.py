@@ -121,6 +121,8 @@ def _add_solver_and_input(cfg: CN) -> None:
     if "OPTIMIZER" not in cfg.SOLVER:
         # SGD (with detectron2's options) | AdamW
         cfg.SOLVER.OPTIMIZER = "SGD"
+        # Learning rate of the backbone below the FPN, relative to that of everything else.
+        cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     if "AUGS" not in cfg.INPUT:
         # Training augmentations as [name, {arguments}] of detectron2.data.transforms or of
         # fcos_d2.data.augmentation; replaces the default resize, crop and flip if not empty.

@@ -5,15 +5,11 @@ import os
 import weakref
 
 import torch
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
-from detectron2.solver.build import (
-    build_optimizer,
-    get_default_optimizer_params,
-    maybe_add_gradient_clipping,
-)
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
 from ..checkpoint import FCOSCheckpointer
@@ -85,8 +81,6 @@ class FCOSTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
-        from detectron2.data import build_detection_test_loader
-
         mapper = FCOSDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
@@ -99,18 +93,29 @@ class FCOSTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """SGD as detectron2 builds it, or AdamW with the same options for norms and biases."""
-        kind = cfg.SOLVER.OPTIMIZER
-        if kind == "SGD":
-            return build_optimizer(cfg, model)
-        if kind != "AdamW":
-            raise ValueError(f"SOLVER.OPTIMIZER is {kind!r}, expected SGD or AdamW")
+        """SGD or AdamW (SOLVER.OPTIMIZER) with detectron2's options for norms and biases.
+
+        SOLVER.BACKBONE_MULTIPLIER scales the learning rate of what lies below the FPN.
+        """
+        solver = cfg.SOLVER
+
+        def lr_factor(name: str) -> float:
+            return solver.BACKBONE_MULTIPLIER if name.startswith("backbone.bottom_up.") else 1.0
+
         parameters = get_default_optimizer_params(
             model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+            base_lr=solver.BASE_LR,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+            lr_factor_func=lr_factor,
         )
-        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        return optimizer(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+        if solver.OPTIMIZER == "AdamW":
+            kind = torch.optim.AdamW
+        elif solver.OPTIMIZER == "SGD":
+            kind = torch.optim.SGD
+            options.update(momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        else:
+            raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected SGD or AdamW")
+        return maybe_add_gradient_clipping(cfg, kind)(parameters, **options)

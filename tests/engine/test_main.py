@@ -65,6 +65,7 @@ def test_skip_test_evaluates_nothing(tmp_path, tiny):
 
 def test_adamw_follows_detectron2s_options_for_norms_and_biases(tmp_path, tiny):
     options = {"SOLVER.OPTIMIZER": "AdamW", "SOLVER.WEIGHT_DECAY_NORM": 0.0}
+    options |= {"SOLVER.BACKBONE_MULTIPLIER": 0.25, "SOLVER.BASE_LR": 0.1}
     cfg = engine.setup(arguments(*tiny_overrides(tmp_path / "output", **options)))
     model = FCOSTrainer.build_model(cfg)
     optimizer = FCOSTrainer.build_optimizer(cfg, model)
@@ -73,6 +74,10 @@ def test_adamw_follows_detectron2s_options_for_norms_and_biases(tmp_path, tiny):
     group_norm = model.head.cls_tower[1]
     assert decays[id(group_norm.weight)] == 0.0
     assert decays[id(model.head.cls_logits.weight)] == cfg.SOLVER.WEIGHT_DECAY
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates[id(model.head.cls_logits.weight)] == pytest.approx(0.1)
+    assert rates[id(model.backbone.fpn_lateral3.weight)] == pytest.approx(0.1)
+    assert rates[id(model.backbone.bottom_up.res4[0].conv1.weight)] == pytest.approx(0.025)
     wrong = tiny_overrides(tmp_path / "output", **{"SOLVER.OPTIMIZER": "Adam"})
     with pytest.raises(ValueError, match="expected SGD or AdamW"):
         engine.main(arguments(*wrong))
@@ -136,9 +141,7 @@ def test_data_that_is_not_there_is_named(tmp_path, tiny, register):
     with pytest.raises(KeyError, match="nearest: tiny"):
         run("tinny")
     register("no_json", tmp_path / "none.json", tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"annotations of no_json are missing.*none\.json"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"annotations of no_json are missing.*none\.json"):
         run("no_json")
     (tmp_path / "broken.json").write_text('{"images": [')
     register("broken", tmp_path / "broken.json", tmp_path)
