@@ -200,3 +200,20 @@ def test_training_without_ground_truth_says_which_image():
     model = build_model(small_cfg())
     with pytest.raises(KeyError, match=r"cat\.jpg"):
         model([{"image": inputs([1])[0]["image"], "file_name": "cat.jpg"}])
+
+
+def test_freezing_batch_norms_keeps_a_timm_model_the_same_function():
+    """Many timm models keep their activations inside the batch norms."""
+    import timm
+
+    name = "tf_efficientnet_lite0"
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, features_only=True).eval()
+    ours = fcos_d2.modeling.backbone.TimmBackbone(name, norm="FrozenBN")
+    ours.model.load_state_dict(theirs.state_dict(), strict=False)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = theirs(image)[-3:], ours(image)
+    for a, b in zip(expected, found.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not any("bn" in name for name, _ in ours.model.named_parameters())

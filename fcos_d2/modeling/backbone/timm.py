@@ -61,8 +61,10 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {f: 2 ** int(f[3:]) for f in self._out_features}
         self._out_feature_channels = {f: info.channels()[index[f]] for f in self._out_features}
         if norm == "FrozenBN":
+            from timm.layers import freeze_batch_norm_2d
+
             # timm's own, because its batch norms often contain the activation.
-            self.model = _timm_layers().freeze_batch_norm_2d(self.model)
+            self.model = freeze_batch_norm_2d(self.model)
         self._freeze(freeze_at)
         self._freeze_unused(in_channels)
 
@@ -122,9 +124,3 @@ def _create(name: str, **kwargs) -> nn.Module:
         return timm.create_model(name, strict_img_size=False, **kwargs)
     except TypeError:
         return timm.create_model(name, **kwargs)
-
-
-def _timm_layers():
-    import timm.layers
-
-    return timm.layers
