@@ -124,6 +124,7 @@ class FCOS(nn.Module):
                 use_deformable=fcos.USE_DEFORMABLE,
                 use_scale=fcos.USE_SCALE,
                 prior_prob=fcos.PRIOR_PROB,
+                prior_distance=fcos.PRIOR_DISTANCE,
                 centerness_on_reg=fcos.CENTERNESS_ON_REG,
                 norm_reg_targets=fcos.NORM_REG_TARGETS,
             ),

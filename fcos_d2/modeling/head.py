@@ -94,6 +94,8 @@ class FCOSHead(nn.Module):
         use_deformable: make the last convolution of both towers deformable.
         use_scale: learn one factor per level for the distances.
         prior_prob: class probability that the untrained head predicts.
+        prior_distance: distance in strides that it predicts, for all sides and levels; 0 is the
+            published start, at which a side can die in its ReLU. Not used with exp.
         centerness_on_reg: predict quality from the box tower, otherwise from the class tower.
         norm_reg_targets: distances are in strides and pass a ReLU; otherwise in pixels, and exp.
 
@@ -114,6 +116,7 @@ class FCOSHead(nn.Module):
         use_deformable: bool = False,
         use_scale: bool = True,
         prior_prob: float = 0.01,
+        prior_distance: float = 0.0,
         centerness_on_reg: bool = True,
         norm_reg_targets: bool = True,
     ):
@@ -133,6 +136,7 @@ class FCOSHead(nn.Module):
         self.num_levels = num_levels
         self.num_classes = num_classes
         self.prior_prob = prior_prob
+        self.prior_distance = prior_distance
         self.centerness_on_reg = centerness_on_reg
         self.norm_reg_targets = norm_reg_targets
 
@@ -146,11 +150,13 @@ class FCOSHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as RetinaNet does: small normal weights, class bias at the prior."""
+        """Initialise as RetinaNet does: small normal weights, biases at the priors."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
+        if self.norm_reg_targets:
+            nn.init.constant_(self.bbox_pred.bias, self.prior_distance)
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
 
     def forward(
