@@ -187,3 +187,13 @@ def test_initialised_weights_are_small_and_reproducible():
     assert head.bbox_pred.weight.std().item() == pytest.approx(0.01, rel=0.2)
     assert head.bbox_pred.bias.abs().max() == 0
     assert head.cls_logits.bias[0].item() == pytest.approx(-math.log(99))
+
+
+def test_distances_start_at_their_prior():
+    options = {"in_channels": 32, "num_levels": 2, "num_classes": 3, "norm": ""}
+    features = [torch.rand(2, 32, 4, 4), torch.rand(2, 32, 2, 2)]
+    torch.manual_seed(0)
+    _, distances, _ = FCOSHead(**options, prior_distance=2.0)(features)
+    assert all(torch.allclose(d, torch.tensor(2.0), atol=0.1) for d in distances)
+    _, distances, _ = FCOSHead(**options)(features)
+    assert all(d.max() < 0.1 for d in distances)
