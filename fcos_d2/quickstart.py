@@ -1,6 +1,5 @@
 """From nothing to a trained, evaluated and drawn tree detector, in minutes on a CPU."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from .data.catalog import dataset_root
 from .data.neon_trees import prepare_neon_trees
 from .data.pretrained import prepare_efficientnet_lite0
 from .engine.curves import plot_curves
+from .engine.main import load_cfg, make_parser
 from .engine.main import main as train_and_evaluate
-from .engine.main import make_parser
 from .modeling.visualize import DETECTION_COLOR, GROUND_TRUTH_COLOR, draw_boxes
 
 __all__ = ["QuickStartResult", "draw_dataset_picture", "run_quickstart"]
@@ -67,13 +66,13 @@ def run_quickstart(
     say(f"2/4 weights: EfficientNet-Lite0 trained on ImageNet, in {root / 'pretrained'}")
     weights = prepare_efficientnet_lite0(root)
     say("3/4 training and evaluation")
-    given = ["MODEL.WEIGHTS", str(weights), *overrides]
-    args = make_parser().parse_args(["--config-file", "quick_start.yaml", *given])
+    words = ["--config-file", "quick_start.yaml", "MODEL.WEIGHTS", str(weights), *overrides]
+    args = make_parser().parse_args(words)
     results = train_and_evaluate(args)
 
+    output = Path(load_cfg(args).OUTPUT_DIR)
     cfg = get_cfg()
-    cfg.merge_from_file(os.path.join(_output_dir(given), "config.yaml"))
-    output = Path(cfg.OUTPUT_DIR)
+    cfg.merge_from_file(str(output / "config.yaml"))  # with what the run changed, as the device
     say(f"4/4 pictures, in {output}")
     cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
     result = QuickStartResult(
@@ -117,13 +116,3 @@ def draw_dataset_picture(cfg, dataset: str, score_threshold: float = _DRAWN_SCOR
     truth[:, 2:] += truth[:, :2]  # COCO's boxes are x, y, width, height
     picture = draw_boxes(rgb, torch.from_numpy(truth), GROUND_TRUTH_COLOR, width=2)
     return draw_boxes(picture, found.pred_boxes.tensor, DETECTION_COLOR, width=2)
-
-
-def _output_dir(overrides: Sequence[str]) -> str:
-    """OUTPUT_DIR of the quick start after overrides."""
-    from .model_zoo import get_config_file
-
-    cfg = get_cfg()
-    cfg.merge_from_file(get_config_file("quick_start.yaml"))
-    cfg.merge_from_list(list(overrides))
-    return cfg.OUTPUT_DIR

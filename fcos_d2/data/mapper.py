@@ -1,7 +1,5 @@
 """detectron2's dataset mapper, with augmentations from config and errors that name the file."""
 
-import copy
-
 import numpy as np
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
@@ -40,7 +38,7 @@ class FCOSDatasetMapper(DatasetMapper):
         """Raises FileNotFoundError or ValueError, naming the image and what to do."""
         name = dataset_dict.get("file_name", "?")
         try:
-            return super().__call__(copy.deepcopy(dataset_dict))
+            return super().__call__(dataset_dict)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"image {name} is in the annotations but not on disk: check the image folder "

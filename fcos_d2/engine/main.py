@@ -17,7 +17,7 @@ from .launch import launch
 from .preflight import check_batch, check_datasets
 from .trainer import FCOSTrainer
 
-__all__ = ["check_opts", "main", "make_parser", "run", "setup"]
+__all__ = ["check_opts", "load_cfg", "main", "make_parser", "run", "setup"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +105,19 @@ def load_for_evaluation(cfg, resume: bool = False, allow_partial: bool = False) 
     return model
 
 
-def setup(args: argparse.Namespace):
-    """Config file and overrides -> frozen config; starts the log files in OUTPUT_DIR."""
-    if args.config_file:
-        args.config_file = get_config_file(args.config_file)
+def load_cfg(args: argparse.Namespace):
+    """Config file (also by its name in the package) and overrides -> config."""
     cfg = get_cfg()
     if args.config_file:
+        args.config_file = get_config_file(args.config_file)
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
+    return cfg
+
+
+def setup(args: argparse.Namespace):
+    """:func:`load_cfg`, frozen, on a device that is there; starts log files in OUTPUT_DIR."""
+    cfg = load_cfg(args)
     no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if no_cuda:
         cfg.MODEL.DEVICE = "cpu"

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import logging
 import os
 from collections.abc import Sequence
 
@@ -10,8 +9,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 __all__ = ["check_batch", "check_datasets", "class_names"]
-
-logger = logging.getLogger(__name__)
 
 
 def check_datasets(num_classes: int, names: Sequence[str]) -> None:

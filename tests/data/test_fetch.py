@@ -37,12 +37,6 @@ class FakePip:
         return subprocess.CompletedProcess(command, 0, stdout="", stderr="")
 
 
-@pytest.fixture(autouse=True)
-def log_reaches_caplog(monkeypatch):
-    # detectron2's setup_logger, called by other tests, may have cut it off.
-    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
-
-
 @pytest.fixture
 def pip(monkeypatch):
     def install(*answers):

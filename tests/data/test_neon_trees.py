@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from fcos_d2.data import fetch, neon_trees
+from fcos_d2.data import neon_trees
 from fcos_d2.data.fetch import Wheel
 from fcos_d2.data.neon_trees import prepare_neon_trees, register_neon_trees, tile_boxes
 
@@ -57,21 +57,6 @@ def make_wheel(folder, change=None):
         for name, content in members.items():
             archive.writestr(name, content)
     return Wheel("deepforest==0.1", hashlib.sha256(path.read_bytes()).hexdigest()), pictures
-
-
-@pytest.fixture(autouse=True)
-def log_reaches_caplog(monkeypatch):
-    # detectron2's setup_logger, called by other tests, may have cut it off.
-    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
-
-
-@pytest.fixture(autouse=True)
-def no_network(request, monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a test called pip")
-
-    if "slow" not in request.keywords:
-        monkeypatch.setattr(fetch.subprocess, "run", refuse)
 
 
 @pytest.fixture

