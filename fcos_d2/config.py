@@ -1,9 +1,12 @@
 """Every config key of FCOS, with its default and meaning, on top of detectron2's."""
 
+import dataclasses
 import difflib
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
+
+from .modeling.compat import Compat
 
 __all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg"]
 
@@ -27,6 +30,10 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.TOP_LEVELS = 2
     # ... and what they are computed from: "p5" or "res5".
     fcos.TOP_BLOCK_IN = "p5"
+    # conv (a strided one for each level) | maxpool (one level, every second value of p5).
+    fcos.TOP_BLOCK = "conv"
+    # ReLU behind the FPN's convolutions, as the official code can have it.
+    fcos.FPN_RELU = False
     # For build_fcos_fpn_p3p7_backbone: registered name of the backbone below the FPN.
     fcos.BOTTOM_UP = "build_resnet_backbone"
 
@@ -78,10 +85,11 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.POST_NMS_TOPK_TRAIN = 100
     fcos.POST_NMS_TOPK_TEST = 100
 
-    # Conventions that only matter to reproduce a model trained elsewhere to the last digit.
+    # Conventions that only matter to run a model trained elsewhere; fcos_d2.modeling.compat
+    # explains each, and the converted configs set them.
     fcos.COMPAT = node()
-    # Official FCOS: the last pixel belongs to a box (area, clipping and NMS count one more).
-    fcos.COMPAT.ONE_PIXEL_BOXES = False
+    for field in dataclasses.fields(Compat):
+        fcos.COMPAT[field.name.upper()] = field.default
 
 
 def get_cfg() -> "FCOSCfgNode":
@@ -142,8 +150,11 @@ def _add_timm(cfg: CN) -> None:
     timm.NAME = "tf_efficientnet_lite0"
     # Let timm download its ImageNet weights (then leave MODEL.WEIGHTS empty).
     timm.PRETRAINED = False
-    # "" keeps the model's own trainable norms; FrozenBN fixes their statistics and weights.
+    # "" keeps the model's own trainable norms; FrozenBN fixes their statistics and weights; SyncBN
+    # computes their statistics over all processes.
     timm.NORM = "FrozenBN"
+    # VoVNets as AdelaiDet has them, with channel attention in every block.
+    timm.ESE_IN_EVERY_BLOCK = False
 
 
 def _all_keys(cfg: CN, prefix: str = "") -> list[str]:

@@ -35,6 +35,7 @@ def assign_image(
     *,
     center_radius: float | None = 1.5,
     plus_one_area: bool = False,
+    exclusive_ranges: bool = False,
     pairs_at_once: int = _PAIRS_AT_ONCE,
 ) -> Tensor:
     """Match the locations of one image to its boxes.
@@ -51,6 +52,7 @@ def assign_image(
         boxes: (M, 4) x1, y1, x2, y2 in pixels.
         center_radius: in strides; ``None`` takes the whole box.
         plus_one_area: measure area as (w + 1) * (h + 1), as the official code does.
+        exclusive_ranges: leave out both ends of the size ranges, as torchvision does.
         pairs_at_once: upper bound of location-box pairs held in memory at a time.
 
     Returns:
@@ -61,7 +63,9 @@ def assign_image(
         return matched
     order = _smallest_first(boxes, plus_one_area)
     for indices in order.split(max(1, pairs_at_once // len(points))):
-        owns = _may_own(points, strides, ranges, boxes[indices], center_radius)  # (P, m)
+        owns = _may_own(
+            points, strides, ranges, boxes[indices], center_radius, exclusive_ranges
+        )  # (P, m)
         found, first = owns.max(dim=1)  # the first of equal maxima, that is of the smallest area
         matched = torch.where((matched < 0) & found, indices[first], matched)
     return matched
@@ -96,12 +100,21 @@ def _smallest_first(boxes: Tensor, plus_one: bool) -> Tensor:
 
 
 def _may_own(
-    points: Tensor, strides: Tensor, ranges: Tensor, boxes: Tensor, radius: float | None
+    points: Tensor,
+    strides: Tensor,
+    ranges: Tensor,
+    boxes: Tensor,
+    radius: float | None,
+    exclusive: bool,
 ) -> Tensor:
     """(P, M) whether a location lies in the part of the box and the size range it may learn."""
     distances = ltrb_distances(points[:, None], boxes[None])
     largest = distances.amax(dim=2)
-    in_range = (largest >= ranges[:, :1]) & (largest <= ranges[:, 1:])
+    low, high = ranges[:, :1], ranges[:, 1:]
+    if exclusive:
+        in_range = (largest > low) & (largest < high)
+    else:
+        in_range = (largest >= low) & (largest <= high)
     if radius is None:
         return in_range & (distances.amin(dim=2) > 0)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2

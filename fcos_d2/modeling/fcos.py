@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from .assignment import assign_boxes, ltrb_distances
+from .compat import Compat
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
 from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
@@ -47,7 +48,7 @@ class FCOS(nn.Module):
             average) or "all" (locations); each averaged over processes.
         postprocess: options of inference.
         postprocess_train: the same for :meth:`inference` on a model in training mode.
-        one_pixel_boxes: measure boxes as the official code does, last pixel included.
+        compat: conventions of other code; see :class:`Compat`.
         vis_period: draw ground truth and detections every so many iterations; 0 never.
 
     Raises:
@@ -74,7 +75,7 @@ class FCOS(nn.Module):
         cls_loss_normalizer: str = "fg",
         postprocess: PostprocessOptions | None = None,
         postprocess_train: PostprocessOptions | None = None,
-        one_pixel_boxes: bool = False,
+        compat: Compat | None = None,
         vis_period: int = 0,
     ):
         super().__init__()
@@ -97,9 +98,9 @@ class FCOS(nn.Module):
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.cls_loss_weight = cls_loss_weight
         self.cls_loss_normalizer = cls_loss_normalizer
-        self.postprocess = postprocess or PostprocessOptions(one_pixel_boxes=one_pixel_boxes)
+        self.postprocess = postprocess or PostprocessOptions()
         self.postprocess_train = postprocess_train or self.postprocess
-        self.one_pixel_boxes = one_pixel_boxes
+        self.compat = compat or Compat()
         self.vis_period = vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -142,7 +143,7 @@ class FCOS(nn.Module):
             "cls_loss_normalizer": fcos.LOSS_NORMALIZER_CLS,
             "postprocess": _postprocess_options(fcos, "TEST"),
             "postprocess_train": _postprocess_options(fcos, "TRAIN"),
-            "one_pixel_boxes": fcos.COMPAT.ONE_PIXEL_BOXES,
+            "compat": Compat(**{key.lower(): value for key, value in fcos.COMPAT.items()}),
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -166,7 +167,12 @@ class FCOS(nn.Module):
         features = self.backbone(images.tensor)
         maps = [features[name] for name in self.in_features]
         logits, distances, quality = self.head(maps)
-        locations = make_locations([m.shape[-2:] for m in maps], self.strides, self.device)
+        locations = make_locations(
+            [m.shape[-2:] for m in maps],
+            self.strides,
+            self.device,
+            divide=images.tensor.shape[-2:] if self.compat.grid_locations else None,
+        )
         predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
         if not self.training:
             detections = self.inference(*predictions, locations, images.image_sizes)
@@ -215,7 +221,8 @@ class FCOS(nn.Module):
             targets = targets / locations.strides[:, None]
         targets = targets[positive]
 
-        box_losses, iou = ltrb_iou_loss(distances[positive], targets, self.loc_loss_type)
+        smoothing = 0.0 if self.compat.unsmoothed_iou else 1.0
+        box_losses, iou = ltrb_iou_loss(distances[positive], targets, self.loc_loss_type, smoothing)
         centerness = centerness_targets(targets)
         num_positive, sum_centerness = _mean_over_processes(
             torch.stack((positive.sum().float(), centerness.sum()))
@@ -223,9 +230,11 @@ class FCOS(nn.Module):
         num_positive = num_positive.clamp(min=1)
         if self.box_quality == "ctrness":
             quality_name, quality_targets = "loss_fcos_ctr", centerness
-            loss_loc = (box_losses * centerness).sum() / sum_centerness.clamp(min=1e-6)
         else:
             quality_name, quality_targets = "loss_fcos_iou", iou.detach()
+        if self.box_quality == "ctrness" and not self.compat.unweighted_box_loss:
+            loss_loc = (box_losses * centerness).sum() / sum_centerness.clamp(min=1e-6)
+        else:
             loss_loc = box_losses.sum() / num_positive
         loss_quality = F.binary_cross_entropy_with_logits(
             quality[positive].float(), quality_targets, reduction="sum"
@@ -257,7 +266,8 @@ class FCOS(nn.Module):
             ranges.repeat_interleave(sizes, dim=0),
             boxes,
             center_radius=self.center_radius,
-            plus_one_area=self.one_pixel_boxes,
+            plus_one_area=self.compat.one_pixel_boxes,
+            exclusive_ranges=self.compat.exclusive_ranges,
         )
         labels, targets = [], []
         for index, x, box in zip(matched, instances, boxes, strict=True):
@@ -281,14 +291,14 @@ class FCOS(nn.Module):
         if self.head.norm_reg_targets:
             distances = distances * locations.strides[:, None]
         return [
-            detect_image(*prediction, locations, size, options)
+            detect_image(*prediction, locations, size, options, self.compat)
             for *prediction, size in zip(logits, distances, quality, image_sizes, strict=True)
         ]
 
     def _rescale(self, detections: Instances, inputs: dict) -> Instances:
         height = inputs.get("height", detections.image_size[0])
         width = inputs.get("width", detections.image_size[1])
-        return rescale_detections(detections, height, width, self.one_pixel_boxes)
+        return rescale_detections(detections, height, width, self.compat)
 
     def _cls_normalizer(self, num_positive: Tensor, positive: Tensor) -> Tensor | float:
         if self.cls_loss_normalizer == "moving_fg":
@@ -369,7 +379,6 @@ def _postprocess_options(fcos, phase: str) -> PostprocessOptions:
         topk_per_level=fcos[f"PRE_NMS_TOPK_{phase}"],
         nms_threshold=fcos.NMS_TH,
         max_detections=fcos[f"POST_NMS_TOPK_{phase}"],
-        one_pixel_boxes=fcos.COMPAT.ONE_PIXEL_BOXES,
     )
 
 

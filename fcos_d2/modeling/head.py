@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
-__all__ = ["FCOSHead", "ModulatedDeformConv", "PerLevelNorm", "Scale", "Tower"]
+from .deform import ModulatedDeformConv
+
+__all__ = ["FCOSHead", "PerLevelNorm", "Scale", "Tower"]
 
 NORMS = ("GN", "BN", "SyncBN", "")
 # exp of this is about 1e6 pixels: no image is larger, and nothing that follows overflows.
@@ -31,23 +32,6 @@ class PerLevelNorm(nn.ModuleList):
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         return self[level](x)
-
-
-class ModulatedDeformConv(nn.Module):
-    """3x3 deformable convolution v2 (arXiv 1811.11168) on ``torchvision.ops``: CPU and GPU.
-
-    The offset convolution has 27 channels: 9 pairs (dy, dx), then 9 mask logits.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.offset = nn.Conv2d(channels, 27, 3, padding=1)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        offset, mask = self.offset(x).split((18, 9), dim=1)
-        weight, bias = self.conv.weight, self.conv.bias
-        return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask.sigmoid())
 
 
 class Tower(nn.Sequential):

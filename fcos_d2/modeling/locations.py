@@ -33,6 +33,8 @@ def make_locations(
     shapes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     device: torch.device | str | None = None,
+    *,
+    divide: tuple[int, int] | None = None,
 ) -> Locations:
     """Place one location at the centre of each feature-map cell: ``(j + 1/2, i + 1/2) * stride``.
 
@@ -40,6 +42,8 @@ def make_locations(
         shapes: (height, width) of each level's feature map.
         strides: stride of each level in pixels, same length.
         device: where to put the tensors.
+        divide: padded (height, width), for torchvision's rule: a location is the upper left corner
+            of its cell, and the cells of a level divide this size evenly, rounded down.
 
     Raises:
         ValueError: if the two lists have different lengths.
@@ -49,8 +53,11 @@ def make_locations(
     points = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         # stride // 2 is the published rule and differs from stride / 2 only for a stride of 1.
-        x = torch.arange(width, dtype=torch.float32, device=device) * stride + stride // 2
-        y = torch.arange(height, dtype=torch.float32, device=device) * stride + stride // 2
+        step_y, step_x, shift = stride, stride, stride // 2
+        if divide is not None:
+            step_y, step_x, shift = divide[0] // height, divide[1] // width, 0
+        x = torch.arange(width, dtype=torch.float32, device=device) * step_x + shift
+        y = torch.arange(height, dtype=torch.float32, device=device) * step_y + shift
         yy, xx = torch.meshgrid(y, x, indexing="ij")
         points.append(torch.stack((xx, yy), dim=-1).reshape(-1, 2))
     level_sizes = [len(p) for p in points]

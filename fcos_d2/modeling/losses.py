@@ -36,17 +36,20 @@ def sigmoid_focal_loss(
     return (loss * torch.where(positive, alpha, 1 - alpha)).sum()
 
 
-def ltrb_iou_loss(predicted: Tensor, target: Tensor, kind: str = "giou") -> tuple[Tensor, Tensor]:
+def ltrb_iou_loss(
+    predicted: Tensor, target: Tensor, kind: str = "giou", smoothing: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """IoU-family loss of two boxes around the same location, given as ltrb distances.
 
-    Both areas are increased by one, as in the published code, which keeps the ratio defined for
-    empty boxes. The loss therefore depends a little on the unit of the distances.
+    Intersection and union are increased by ``smoothing``, one in the published code, which keeps
+    the logarithm finite. The loss therefore depends a little on the unit of the distances.
 
     Args:
         predicted: (K, 4) distances to left, top, right, bottom, not negative.
         target: (K, 4) in the same unit.
         kind: "iou" (-ln IoU, arXiv 1608.01471), "linear_iou" (1 - IoU) or "giou" (1 - GIoU,
             arXiv 1902.09630).
+        smoothing: 0 for the plain IoU, whose logarithm then stops at 1e-6.
 
     Returns:
         (K,) losses and (K,) smoothed IoU, float32.
@@ -61,9 +64,9 @@ def ltrb_iou_loss(predicted: Tensor, target: Tensor, kind: str = "giou") -> tupl
     smaller, larger = torch.minimum(predicted, target), torch.maximum(predicted, target)
     intersection = (smaller[:, :2] + smaller[:, 2:]).prod(dim=1)
     union = area_p + area_t - intersection
-    iou = (intersection + 1) / (union + 1)
+    iou = (intersection + smoothing) / (union + smoothing)
     if kind == "iou":
-        return -iou.log(), iou
+        return -iou.clamp(min=1e-6).log(), iou
     if kind == "linear_iou":
         return 1 - iou, iou
     if kind == "giou":

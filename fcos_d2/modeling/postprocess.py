@@ -11,9 +11,12 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from .compat import Compat
 from .locations import Locations
 
 __all__ = ["PostprocessOptions", "decode_boxes", "detect_image", "rescale_detections"]
+
+DEFAULT_COMPAT = Compat()
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,6 @@ class PostprocessOptions:
         topk_per_level: candidates kept of each level [PRE_NMS_TOPK].
         nms_threshold: IoU above which the lower of two boxes of a class goes [NMS_TH].
         max_detections: of one image; negative for all [POST_NMS_TOPK].
-        one_pixel_boxes: the official code's boxes, whose last pixel belongs to them: clipped to
-            [0, size - 1] before NMS, IoU with sides one pixel longer [COMPAT.ONE_PIXEL_BOXES].
     """
 
     score_threshold: float = 0.05
@@ -36,7 +37,6 @@ class PostprocessOptions:
     topk_per_level: int = 1000
     nms_threshold: float = 0.6
     max_detections: int = 100
-    one_pixel_boxes: bool = False
 
 
 def decode_boxes(points: Tensor, distances: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ def detect_image(
     locations: Locations,
     image_size: tuple[int, int],
     options: PostprocessOptions,
+    compat: Compat = DEFAULT_COMPAT,
 ) -> Instances:
     """Detections of one image, in pixels of the network's input and best first.
 
@@ -69,6 +70,7 @@ def detect_image(
         locations: the P locations.
         image_size: (height, width) of the image without padding.
         options: see :class:`PostprocessOptions`.
+        compat: see :class:`Compat`.
 
     Returns:
         Instances with ``pred_boxes``, ``scores`` (sqrt of class x centerness probability),
@@ -79,14 +81,22 @@ def detect_image(
     valid = distances.isfinite().all(dim=1) & ~quality.isnan()
     class_scores = logits.float().sigmoid() * valid[:, None]
     scores = class_scores * quality.float().sigmoid()[:, None]
-    index = _candidates(class_scores, scores, locations.level_sizes, options)
+    tested = scores if options.threshold_with_centerness else class_scores
+    if compat.root_score_threshold:
+        tested = scores.sqrt()
+    ranked = class_scores if compat.topk_by_class_score else scores
+    index = _candidates(tested, ranked, locations.level_sizes, options)
     where = torch.div(index, logits.shape[1], rounding_mode="floor")
     classes = index % logits.shape[1]
-    scores = scores.flatten()[index].sqrt()
+    scores = scores.flatten()[index]
+    if not compat.product_scores:
+        scores = scores.sqrt()
     points = locations.points[where]
     boxes = decode_boxes(points, distances[where].float())
     nms_boxes = boxes
-    if options.one_pixel_boxes:
+    if compat.clip_before_nms:
+        nms_boxes = boxes = clip_boxes_to_image(boxes, image_size)
+    if compat.one_pixel_boxes:
         boxes = clip_boxes_to_image(boxes, (image_size[0] - 1, image_size[1] - 1))
         nms_boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
     keep = batched_nms(nms_boxes, scores, classes, options.nms_threshold)
@@ -102,7 +112,7 @@ def detect_image(
 
 
 def rescale_detections(
-    detections: Instances, height: int, width: int, one_pixel_boxes: bool = False
+    detections: Instances, height: int, width: int, compat: Compat = DEFAULT_COMPAT
 ) -> Instances:
     """Detections in the coordinates of the original image, clipped to it, empty boxes dropped.
 
@@ -111,13 +121,13 @@ def rescale_detections(
     Args:
         detections: of :func:`detect_image`.
         height, width: size wanted, in pixels.
-        one_pixel_boxes: as in :class:`PostprocessOptions`; the returned boxes then end one pixel
-            later, so that they mean the same area in detectron2's convention.
+        compat: with ``one_pixel_boxes`` the returned boxes end one pixel later, so that they mean
+            the same area in detectron2's convention; ``keep_empty_boxes`` drops none.
     """
     scale_y, scale_x = height / detections.image_size[0], width / detections.image_size[1]
     boxes = detections.pred_boxes.clone()
     boxes.scale(scale_x, scale_y)
-    if one_pixel_boxes:
+    if compat.one_pixel_boxes:
         boxes.tensor[:, 2:] += 1
     boxes.clip((height, width))
     fields = {**detections.get_fields(), "pred_boxes": boxes}
@@ -125,21 +135,25 @@ def rescale_detections(
         fields["locations"] = fields["locations"] * fields["locations"].new_tensor(
             [scale_x, scale_y]
         )
-    return Instances((height, width), **fields)[boxes.nonempty()]
+    result = Instances((height, width), **fields)
+    return result if compat.keep_empty_boxes else result[boxes.nonempty()]
 
 
 def _candidates(
-    class_scores: Tensor, scores: Tensor, level_sizes: list[int], options: PostprocessOptions
+    tested: Tensor, ranked: Tensor, level_sizes: list[int], options: PostprocessOptions
 ) -> Tensor:
-    """Flat (location, class) indices above the threshold, at most top-k of each level."""
-    tested = scores if options.threshold_with_centerness else class_scores
+    """Flat (location, class) indices above the threshold, at most top-k of each level.
+
+    Args:
+        tested, ranked: (P, C) what the threshold and what the top-k look at.
+    """
     offset, chosen = 0, []
-    for level_tested, level_scores in zip(
-        tested.split(level_sizes), scores.split(level_sizes), strict=True
+    for level_tested, level_ranked in zip(
+        tested.split(level_sizes), ranked.split(level_sizes), strict=True
     ):
         index = (level_tested.flatten() > options.score_threshold).nonzero().squeeze(1)
         if len(index) > options.topk_per_level:
-            best = level_scores.flatten()[index].topk(options.topk_per_level, sorted=False).indices
+            best = level_ranked.flatten()[index].topk(options.topk_per_level, sorted=False).indices
             index = index[best]
         chosen.append(index + offset)
         offset += level_tested.numel()

@@ -157,9 +157,9 @@ def test_thousands_of_boxes_take_bounded_memory_and_little_time(monkeypatch):
     boxes = torch.cat((corner, corner + size), 1)
     pairs, may_own = [], assignment._may_own
 
-    def counting(points, strides, ranges, boxes, radius):
+    def counting(points, strides, ranges, boxes, *options):
         pairs.append(len(points) * len(boxes))
-        return may_own(points, strides, ranges, boxes, radius)
+        return may_own(points, strides, ranges, boxes, *options)
 
     monkeypatch.setattr(assignment, "_may_own", counting)
     start = time.process_time()  # of this process: the machine may be busy

@@ -8,10 +8,12 @@ from detectron2.structures import Boxes, Instances
 from helpers import STRIDES, golden, level_shapes
 from torchvision.ops import batched_nms
 
+from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import PostprocessOptions, detect_image, rescale_detections
 
 CASES = golden("inference")
+DEFAULT, ONE_PIXEL = Compat(), Compat(one_pixel_boxes=True)
 SETTINGS = {  # score threshold, top-k per level, NMS threshold, detections
     "default": PostprocessOptions(0.05, False, 1000, 0.6, 100),
     "tight": PostprocessOptions(0.2, False, 50, 0.5, 20),
@@ -35,20 +37,20 @@ def options_of(case, **changes):
     )
 
 
-def detect(inputs, index, padded, options):
+def detect(inputs, index, padded, options, compat=DEFAULT):
     """The detections of one image of the stored predictions."""
     z, locations = CASES[inputs], make_locations(level_shapes(*padded), STRIDES)
     pixels = z["reg_px"] if "reg_px" in z else z["reg"] * locations.strides[:, None]
     size = tuple(z["image_sizes_hw"][index].tolist())
     return detect_image(
-        z["logits"][index], pixels[index], z["ctr"][index, :, 0], locations, size, options
+        z["logits"][index], pixels[index], z["ctr"][index, :, 0], locations, size, options, compat
     )
 
 
 def detect_with_plain_nms(inputs, index, padded, options):
     """One-pixel clipping, then torchvision's NMS: what the official code does on a CPU."""
-    every = replace(options, one_pixel_boxes=True, nms_threshold=1.0, max_detections=-1)
-    found = detect(inputs, index, padded, every)  # no IoU exceeds 1: nothing suppressed
+    every = replace(options, nms_threshold=1.0, max_detections=-1)
+    found = detect(inputs, index, padded, every, ONE_PIXEL)  # no IoU exceeds 1: nothing suppressed
     keep = batched_nms(
         found.pred_boxes.tensor, found.scores, found.pred_classes, options.nms_threshold
     )
@@ -81,9 +83,9 @@ def of_image(case, index, prefix=""):
 
 @pytest.mark.parametrize("case", names("official_inference", "cudanmsplus1"))
 def test_detections_equal_the_official_gpu_code(case):
-    options = options_of(case, one_pixel_boxes=True)
+    options = options_of(case)
     for i in range(3):
-        check_same(detect("inputs", i, (256, 320), options), *of_image(case, i))
+        check_same(detect("inputs", i, (256, 320), options, ONE_PIXEL), *of_image(case, i))
 
 
 @pytest.mark.parametrize("case", names("official_inference", "batchednms"))
@@ -112,8 +114,7 @@ def test_detections_of_other_scenes_equal_the_official_code(case):
         if nms == "nms_tv":
             found = detect_with_plain_nms(f"g3_inputs_{scene}", i, (224, 288), options)
         else:
-            options = replace(options, one_pixel_boxes=True)
-            found = detect(f"g3_inputs_{scene}", i, (224, 288), options)
+            found = detect(f"g3_inputs_{scene}", i, (224, 288), options, ONE_PIXEL)
         check_same(found, *expected)
 
 

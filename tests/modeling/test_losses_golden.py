@@ -7,6 +7,7 @@ import torch
 from helpers import STRIDES, error, golden, ground_truth, level_shapes, tiny_fcos
 
 from fcos_d2.modeling.assignment import assign_boxes, ltrb_distances
+from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.losses import centerness_targets, sigmoid_focal_loss
 
@@ -32,7 +33,7 @@ def official_model(case, num_classes):
         head={"norm_reg_targets": norm},
         center_radius=float(option["radius"]) or None,
         loc_loss_type=option["kind"],
-        one_pixel_boxes=True,
+        compat=Compat(one_pixel_boxes=True),
     )
     return model, norm
 
@@ -73,7 +74,7 @@ def matched_in_batch(model, gt):
         torch.tensor(model.ranges).repeat_interleave(sizes, dim=0),
         [x.gt_boxes.tensor for x in gt],
         center_radius=model.center_radius,
-        plus_one_area=model.one_pixel_boxes,
+        plus_one_area=model.compat.one_pixel_boxes,
     )
     offset = torch.tensor([0, *(len(x) for x in gt)]).cumsum(0)[:-1, None]
     return torch.where(matched >= 0, matched + offset, matched)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import (
     PostprocessOptions,
@@ -17,6 +18,7 @@ from fcos_d2.modeling.postprocess import (
 SIZE = (64, 64)
 LOCATIONS = make_locations([(8, 8), (4, 4)], [8, 16])  # 64 + 16
 OPTIONS = PostprocessOptions()
+DEFAULT, ONE_PIXEL = Compat(), Compat(one_pixel_boxes=True)
 
 
 def scene(boxes=(), classes=2):
@@ -30,8 +32,8 @@ def scene(boxes=(), classes=2):
     return logits, distances, quality
 
 
-def detect(predictions, options=OPTIONS, **changes):
-    return detect_image(*predictions, LOCATIONS, SIZE, replace(options, **changes))
+def detect(predictions, options=OPTIONS, compat=DEFAULT, **changes):
+    return detect_image(*predictions, LOCATIONS, SIZE, replace(options, **changes), compat)
 
 
 def test_a_box_is_decoded_around_its_location():
@@ -101,15 +103,14 @@ def test_threshold_is_strict_and_may_include_centerness():
 @pytest.mark.parametrize("one_pixel", [False, True])
 @pytest.mark.parametrize("with_centerness", [False, True])
 def test_nan_predictions_give_no_detections(one_pixel, with_centerness):
-    options = PostprocessOptions(
-        threshold_with_centerness=with_centerness, one_pixel_boxes=one_pixel, topk_per_level=5
-    )
+    options = PostprocessOptions(threshold_with_centerness=with_centerness, topk_per_level=5)
+    compat = Compat(one_pixel_boxes=one_pixel)
     logits, distances, quality = scene([(9, 0, 3.0, 0.0, (8, 8, 8, 8))])
-    assert len(detect((logits, distances, quality), options)) == 1
+    assert len(detect((logits, distances, quality), options, compat)) == 1
     for i, value in ((0, torch.nan), (1, torch.nan), (1, torch.inf), (2, torch.nan)):
         predictions = [logits, distances, quality]
         predictions[i] = torch.full_like(predictions[i], value)
-        assert len(detect(predictions, options)) == 0
+        assert len(detect(predictions, options, compat)) == 0
 
 
 def test_one_broken_location_does_not_spoil_the_others():
@@ -157,9 +158,9 @@ def test_rescaling_clips_drops_empty_boxes_and_leaves_its_input_alone():
 
 def test_one_pixel_boxes_are_clipped_to_the_last_pixel_and_exported_with_it():
     predictions = scene([(0, 0, 3.0, 0.0, (100, 100, 100, 100))])
-    found = detect(predictions, one_pixel_boxes=True)
+    found = detect(predictions, compat=ONE_PIXEL)
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 63, 63]]
-    result = rescale_detections(found, 64, 64, one_pixel_boxes=True)
+    result = rescale_detections(found, 64, 64, ONE_PIXEL)
     assert result.pred_boxes.tensor.tolist() == [[0, 0, 64, 64]]
 
 
@@ -168,7 +169,7 @@ def test_one_pixel_boxes_overlap_more():
     a, b = (1, 1, 1, 1), (9, 1, -7, 2)
     predictions = scene([(9, 0, 3.0, 0.0, a), (10, 0, 2.0, 0.0, b)])
     assert len(detect(predictions, nms_threshold=0.7)) == 2
-    assert len(detect(predictions, nms_threshold=0.7, one_pixel_boxes=True)) == 1
+    assert len(detect(predictions, nms_threshold=0.7, compat=ONE_PIXEL)) == 1
 
 
 def test_an_image_without_candidates_gives_empty_instances():

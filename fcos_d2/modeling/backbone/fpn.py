@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import fvcore.nn.weight_init as weight_init
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..deform import deform_stages
 from .timm import TimmBackbone
 
 __all__ = [
@@ -42,6 +44,8 @@ def build_fpn(
     fuse_type: str = "sum",
     top_levels: int = 2,
     top_block_in: str = "p5",
+    top_block: str = "conv",
+    relu: bool = False,
 ) -> FPN:
     """An FPN with ``top_levels`` strided levels on top.
 
@@ -52,6 +56,9 @@ def build_fpn(
         top_levels: 0, 1 or 2.
         top_block_in: what they start from, the FPN's coarsest output ("p5") or the backbone's
             ("res5").
+        top_block: "conv", a strided convolution for each level, or "maxpool", which keeps every
+            second value of the FPN's coarsest output for one level.
+        relu: put a ReLU behind every convolution of the FPN, as the official code can.
 
     Raises:
         ValueError: naming the config key, for features or options that do not fit.
@@ -75,16 +82,41 @@ def build_fpn(
             f"MODEL.FCOS.TOP_BLOCK_IN is {top_block_in!r}, expected {coarsest!r} or one of the "
             f"backbone's features {sorted(shapes)}"
         )
-    top_block = None
-    if top_levels:
+    top = None
+    if top_block == "maxpool":
+        if (top_levels, top_block_in) != (1, "p5"):
+            raise ValueError(
+                "MODEL.FCOS.TOP_BLOCK maxpool makes one level from p5: set MODEL.FCOS.TOP_LEVELS 1 "
+                "and TOP_BLOCK_IN p5"
+            )
+        top = LastLevelMaxPool()
+    elif top_block != "conv":
+        raise ValueError(f"MODEL.FCOS.TOP_BLOCK is {top_block!r}, expected conv or maxpool")
+    elif top_levels:
         top_class = LastLevelP6 if top_levels == 1 else LastLevelP6P7
-        top_block = top_class(top_channels, out_channels, top_block_in)
-    return FPN(bottom_up, in_features, out_channels, norm, top_block, fuse_type)
+        top = top_class(top_channels, out_channels, top_block_in)
+    fpn = FPN(bottom_up, in_features, out_channels, norm, top, fuse_type)
+    if relu:
+        for conv in (*fpn.lateral_convs, *fpn.output_convs):
+            conv.activation = F.relu
+    return fpn
 
 
 def build_fcos_resnet_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """P3-P7 on detectron2's ResNet (all of MODEL.RESNETS)."""
-    return _fpn_from_cfg(cfg, build_resnet_backbone(cfg, input_shape))
+    options = cfg.MODEL.RESNETS
+    plain = cfg.clone()
+    plain.defrost()
+    plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
+    resnet = build_resnet_backbone(plain, input_shape)
+    # detectron2's own deformable blocks need its compiled code, on the CPU as well.
+    deform_stages(
+        resnet,
+        [f"res{i}" for i, deform in enumerate(options.DEFORM_ON_PER_STAGE, start=2) if deform],
+        modulated=options.DEFORM_MODULATED,
+        num_groups=options.DEFORM_NUM_GROUPS,
+    )
+    return _fpn_from_cfg(cfg, resnet)
 
 
 def build_fcos_timm_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
@@ -94,6 +126,7 @@ def build_fcos_timm_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:
         out_features=cfg.MODEL.FPN.IN_FEATURES,
         pretrained=cfg.MODEL.TIMM.PRETRAINED,
         norm=cfg.MODEL.TIMM.NORM,
+        ese_in_every_block=cfg.MODEL.TIMM.ESE_IN_EVERY_BLOCK,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         in_channels=input_shape.channels,
     )
@@ -115,6 +148,8 @@ def _fpn_from_cfg(cfg, bottom_up: Backbone) -> FPN:
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
         top_levels=cfg.MODEL.FCOS.TOP_LEVELS,
         top_block_in=cfg.MODEL.FCOS.TOP_BLOCK_IN,
+        top_block=cfg.MODEL.FCOS.TOP_BLOCK,
+        relu=cfg.MODEL.FCOS.FPN_RELU,
     )
 
 

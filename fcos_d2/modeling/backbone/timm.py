@@ -23,7 +23,10 @@ class TimmBackbone(Backbone):
         name: of a timm model.
         out_features: which to give; ``None`` for strides 8, 16 and 32.
         pretrained: let timm download its weights.
-        norm: "" keeps the model's norms, "FrozenBN" fixes batch norms at their loaded values.
+        norm: "" keeps the model's norms, "FrozenBN" fixes batch norms at their loaded values,
+            "SyncBN" computes their statistics over all processes.
+        ese_in_every_block: VoVNets with channel attention (eSE) in every block, as AdelaiDet's
+            have it, instead of in the last one of each stage.
         freeze_at: fix the stem and stages up to this one, counted as in detectron2's ResNets
             (2: stem and everything of stride 4); 0 trains all.
         in_channels: of the images.
@@ -42,10 +45,13 @@ class TimmBackbone(Backbone):
         norm: str = "",
         freeze_at: int = 0,
         in_channels: int = 3,
+        ese_in_every_block: bool = False,
     ):
         super().__init__()
-        if norm not in ("", "FrozenBN"):
-            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}, expected FrozenBN or an empty text")
+        if norm not in ("", "FrozenBN", "SyncBN"):
+            raise ValueError(
+                f"MODEL.TIMM.NORM is {norm!r}, expected FrozenBN, SyncBN or an empty text"
+            )
         self.model = _create(name, pretrained=pretrained, in_chans=in_channels)
         info = self.model.feature_info
         # Of several features of a stride, the last one is the deepest.
@@ -60,11 +66,9 @@ class TimmBackbone(Backbone):
         self._index = [index[f] for f in self._out_features]
         self._out_feature_strides = {f: 2 ** int(f[3:]) for f in self._out_features}
         self._out_feature_channels = {f: info.channels()[index[f]] for f in self._out_features}
-        if norm == "FrozenBN":
-            from timm.layers import freeze_batch_norm_2d
-
-            # timm's own, because its batch norms often contain the activation.
-            self.model = freeze_batch_norm_2d(self.model)
+        if ese_in_every_block:
+            _add_ese(self.model, name)
+        self._convert_norm(norm)
         self._freeze(freeze_at)
         self._freeze_unused(in_channels)
 
@@ -78,6 +82,15 @@ class TimmBackbone(Backbone):
                 feature = feature.permute(0, 3, 1, 2).contiguous()  # as Swin gives them
             outputs[name] = feature
         return outputs
+
+    def _convert_norm(self, norm: str) -> None:
+        # timm's own conversions, because its batch norms often contain the activation.
+        from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+
+        if norm == "FrozenBN":
+            self.model = freeze_batch_norm_2d(self.model)
+        elif norm == "SyncBN":
+            self.model = convert_sync_batchnorm(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
         """Fix what comes before the first feature of a stride above ``2 ** freeze_at``."""
@@ -108,6 +121,18 @@ class TimmBackbone(Backbone):
             for parameter, gradient in zip(wanted, gradients, strict=True):
                 parameter.requires_grad = gradient is not None
         self.train(was_training)
+
+
+def _add_ese(model: nn.Module, name: str) -> None:
+    from timm.layers import EffectiveSEModule
+    from timm.models.vovnet import OsaBlock
+
+    blocks = [m for m in model.modules() if isinstance(m, OsaBlock)]
+    if not blocks:
+        raise ValueError(f"MODEL.TIMM.ESE_IN_EVERY_BLOCK is for VoVNets; {name} is none")
+    for block in blocks:
+        if block.attn is None:
+            block.attn = EffectiveSEModule(block.conv_concat.conv.out_channels)
 
 
 def _create(name: str, **kwargs) -> nn.Module:
