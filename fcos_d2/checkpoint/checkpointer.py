@@ -2,19 +2,19 @@
 
 import logging
 import os
-import pickle
-import zipfile
+from dataclasses import fields
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+from .convert import detect_format, fit_names, to_ours
+from .files import check_published_hash, read_checkpoint
+from .formats import RESNET_RULES, rename
 
 __all__ = ["FCOSCheckpointer"]
 
 logger = logging.getLogger(__name__)
 
-# What torch and pickle raise for files that are cut off or not theirs.
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile)
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
@@ -22,14 +22,16 @@ _BOTTOM_UP = "backbone.bottom_up."
 class FCOSCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with a summary, clear errors, and plain backbone weights.
 
-    Besides checkpoints of whole models it loads the state dict of a backbone alone, such as one of
-    timm's. Files of torch are read with ``weights_only``.
+    Besides checkpoints of whole models it loads those of other FCOS code (see ``FORMATS`` in
+    ``fcos_d2.checkpoint.convert``) and the state dict of a backbone alone, such as one of timm's or
+    torchvision's. Nothing in a file is executed, whatever its format.
 
     Attributes:
         missing_keys: what the last load did not find, shapes that did not fit included.
     """
 
     missing_keys: tuple[str, ...] = ()
+    _address: str = ""
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
         """Load a checkpoint; an empty path loads nothing.
@@ -43,6 +45,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 f"MODEL.WEIGHTS: no file {path!r} (in {os.getcwd()}); give a path, an https:// or "
                 "detectron2:// address, or '' to start from random weights"
             )
+        self._address = path or ""
         return super().load(path, *args, **kwargs)
 
     @property
@@ -51,30 +54,17 @@ class FCOSCheckpointer(DetectionCheckpointer):
         return [key for key in self.missing_keys if key.startswith(_HEAD)]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        with open(filename, "rb") as file:
-            start = file.read(512).lstrip()
-        if not start or start[:1] == b"<":
-            looks = "a web page" if start else "an empty file"
-            raise ValueError(
-                f"{filename} is {looks}, not a checkpoint: a download may have failed. Delete it "
-                "and fetch it again"
-            )
-        try:
-            return super()._load_file(filename)
-        except _UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"{filename} cannot be read as a checkpoint; it is truncated, or holds more than "
-                f"tensors and plain values ({reason})"
-            ) from error
-
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return torch.load(f, map_location="cpu", weights_only=True)
+        if "://" in self._address:
+            check_published_hash(filename)
+        checkpoint = read_checkpoint(filename)
+        if "matching_heuristics=True" in self._address:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]):
         own = self.model.state_dict()
         if not checkpoint.get("matching_heuristics", False):
-            checkpoint["model"] = _as_whole_model(checkpoint["model"], own)
+            checkpoint["model"] = self._to_our_names(checkpoint["model"], own)
         given = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         wrong_shape = [key for key, *_ in incompatible.incorrect_shapes]
@@ -97,11 +87,35 @@ class FCOSCheckpointer(DetectionCheckpointer):
             )
         return incompatible
 
+    def _to_our_names(self, state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        form = detect_format(state)
+        if form is None:
+            return _as_whole_model(state, own)
+        logger.info("Weights of %s: converting their names", form.name)
+        compat = getattr(self.model, "compat", form.compat)
+        differing = [
+            f"{field.name.upper()} {getattr(form.compat, field.name)}"
+            for field in fields(form.compat)
+            if getattr(form.compat, field.name) != getattr(compat, field.name)
+        ]
+        if differing:
+            logger.warning(
+                "Models of %s follow other conventions than this config; for their very detections "
+                "take one of configs/%s, or set in MODEL.FCOS.COMPAT: %s",
+                form.name,
+                form.name,
+                ", ".join(differing),
+            )
+        return fit_names(to_ours(state, form), own)
+
 
 def _as_whole_model(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A state dict of the backbone alone under the names it has in the whole model."""
     if any(key in own for key in state):
         return state
+    if any(key.startswith("layer1.") for key in state):  # torchvision's ResNets
+        state = rename({_BOTTOM_UP + key: value for key, value in state.items()}, RESNET_RULES)
+        state = {key.removeprefix(_BOTTOM_UP): value for key, value in state.items()}
     for prefix in (_BOTTOM_UP, _BOTTOM_UP + "model."):
         renamed = {prefix + key: value for key, value in state.items() if prefix + key in own}
         if renamed:

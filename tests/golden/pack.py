@@ -4,6 +4,7 @@ Each file written holds cases of named arrays; an array that several cases share
 Maps (N, K, h, w) of levels p3..p7 become (N, P, K): levels one after another, row by row.
 """
 
+import gzip
 import hashlib
 import json
 import re
@@ -151,7 +152,96 @@ def inference(source):
     return cases
 
 
+def models(source):
+    """Images, dense predictions and detections of whole models."""
+    cases = {}
+    for name in ("official_fcos_imprv", "detectron2_fcos"):
+        z = np.load(source / f"e2e_{name}_R_50_FPN_1x.npz")
+        for run in "ab":
+            case = cases[f"{name}_{run}"] = {"image0": z[f"{run}_image_bgr_uint8"]}
+            for new, old in (("logits", "logits"), ("distances", "reg"), ("quality", "ctr")):
+                case[new] = flat(z, f"{run}_{old}_p{{}}")
+            for field in ("boxes", "scores", "classes"):
+                case[field + "0"] = z[f"{run}_det_{field}"]
+    z = np.load(source / "e2e_torchvision_fcos_resnet18.npz")
+    case = cases["torchvision"] = {
+        "logits": z["head_cls_logits"],
+        "distances": z["head_bbox_regression"],
+        "quality": z["head_bbox_ctrness"],
+        "losses": np.array(
+            [z["loss_" + k] for k in ("classification", "bbox_regression", "bbox_ctrness")]
+        ),
+        "resized2": z["preprocessed_batch"][2][:, : z["preprocessed_sizes_hw"][2, 0]],
+        "sizes": z["preprocessed_sizes_hw"],
+    }
+    case["resized2"] = case["resized2"][:, :, : case["sizes"][2, 1]]
+    for i in range(3):
+        case[f"image{i}"] = z[f"image{i}_rgb_uint8"]
+        case[f"gt_boxes{i}"] = z[f"target_boxes_image{i}"]
+        case[f"gt_classes{i}"] = z[f"target_labels_image{i}"]
+        for field in ("boxes", "scores", "classes"):
+            case[field + str(i)] = z[f"det_image{i}_{field}"]
+    images = np.load(source / "models/e2e_images.npz")
+    for name, file, root, reg, ctr in (
+        ("adelaidet_V39", "g4_adet_e2e_full_V39", "head", "bbox_reg", "ctrness"),
+        ("official_MNV2", "g7_official_full_bn_MNV2", "eval", "bbox_reg", "centerness"),
+    ):
+        z = np.load(source / f"models/{file}.npz")
+        case = cases[name] = {f"image{i}": images[f"im{i}_bgr"] for i in (0, 1)}
+        for new, old in (("logits", "logits"), ("distances", reg), ("quality", ctr)):
+            case[new] = flat(z, f"{root}/{old}/p{{}}")
+        if "meta/output_hw" in z.files:
+            case["output_hw"] = z["meta/output_hw"]
+        for i in (0, 1):
+            for field in ("boxes", "scores"):
+                case[field + str(i)] = z[f"det/im{i}/{field}"]
+            one_based = f"det/im{i}/labels1"
+            case[f"classes{i}"] = (
+                z[one_based] - 1 if one_based in z.files else z[f"det/im{i}/classes"]
+            )
+    return cases
+
+
+def mmdet(source):
+    z = np.load(source / "models/g8_mmdet.npz")
+    cases = {"state": {k[8:]: z[k] for k in z.files if k.startswith("head/sd/")}}
+    for norm in ("norm0_ctrreg0", "norm1_ctrreg1"):
+        cases[norm] = {
+            k: flat(z, f"head/{norm}/eval/{k}/p{{}}")[:1] for k in ("logits", "bbox", "centerness")
+        }
+    for scene in ("dense", "sparse", "none", "objects"):
+        cases[scene] = {
+            f"{k}{i}": z[f"post/{scene}/im{i}/{k}"]
+            for i in (0, 1)
+            for k in ("bboxes", "scores", "labels")
+        }
+    f = json.loads((source / "models/g8_mmdet.json").read_text())["losses"]
+    for key, named in f.items():
+        if key.startswith("two/"):
+            case = cases[key] = {k: np.array(v) for k, v in named.items()}
+            case["labels"] = flat(z, f"loss/two/{key.split('/')[1]}/labels/p{{}}")
+    for center in ("cs0", "cs1"):
+        grad = flat(z, f"loss/two/{center}/norm1/GIoULoss/grad_reg/p{{}}")
+        cases[f"two/{center}/norm1/GIoULoss"]["grad_reg"] = grad
+    return cases
+
+
+def keys(source):
+    """{origin/config: {name: shape}} of every published model, compressed."""
+    lists = {}
+    for folder in sorted((source / "models").glob("keys_*")):
+        for path in sorted(folder.glob("*.json")):
+            if path.stem != "_index":
+                name = path.stem.replace("__", "/")
+                lists[f"{folder.name[5:]}/{name}"] = json.loads(path.read_text())
+    for name in ("torchvision_fcos_resnet18_7classes", "detectron2_fcos_R_50_FPN_1x"):
+        lists[f"e2e/{name}"] = json.loads((source / f"keys_{name}.json").read_text())
+    return lists
+
+
 if __name__ == "__main__":
     source, here = Path(sys.argv[1]), Path(__file__).parent
-    for pack in (losses, losses_g2, heads, inference):
+    for pack in (losses, losses_g2, heads, inference, models, mmdet):
         write(here / f"{pack.__name__}.npz", pack(source))
+    with gzip.GzipFile(here / "keys.json.gz", "wb", mtime=0) as file:
+        file.write(json.dumps(keys(source), separators=(",", ":")).encode())
