@@ -17,9 +17,10 @@ def config_folder() -> Path:
 
 
 def list_configs() -> list[str]:
-    """Names that :func:`get_config_file` takes, relative to the configs folder."""
+    """Names that :func:`get_config_file` takes, relative to the configs folder, without bases."""
     root = config_folder()
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
+    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("Base-"))
+    return sorted(path.relative_to(root).as_posix() for path in paths)
 
 
 def get_config_file(name: str) -> str:

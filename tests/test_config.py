@@ -13,10 +13,14 @@ def test_every_config_merges_and_names_its_conventions(name):
     cfg.merge_from_file(fcos_d2.get_config_file(name))
     assert cfg.MODEL.META_ARCHITECTURE == "FCOS"
     assert cfg.VERSION == 2
-    if not name.startswith("Base"):
-        text = Path(fcos_d2.get_config_file(name)).read_text()
-        for key in ("WEIGHTS:", "PIXEL_MEAN:", "PIXEL_STD:", "FORMAT:"):
-            assert key in text, f"{name} must state {key} beside its weights"
+    text = Path(fcos_d2.get_config_file(name)).read_text()
+    conventions = ["WEIGHTS:", "PIXEL_MEAN:", "PIXEL_STD:", "FORMAT:"]
+    if "resnet" in cfg.MODEL.BACKBONE.NAME:
+        conventions.append("STRIDE_IN_1X1:")
+    if "DenseCL" in name or "Base-mmdet" in text or "dcn-caffe" in name:
+        conventions = conventions[1:]  # beside it in the base
+    for key in conventions:
+        assert key in text, f"{name} must state {key} beside its weights"
 
 
 def test_adding_the_keys_twice_changes_nothing():

@@ -113,15 +113,14 @@ def _as_whole_model(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any
     """A state dict of the backbone alone under the names it has in the whole model."""
     if any(key in own for key in state):
         return state
-    if any(key.startswith("layer1.") for key in state):  # torchvision's ResNets
-        state = rename({_BOTTOM_UP + key: value for key, value in state.items()}, RESNET_RULES)
-        state = {key.removeprefix(_BOTTOM_UP): value for key, value in state.items()}
-    for prefix in (_BOTTOM_UP, _BOTTOM_UP + "model."):
-        renamed = {prefix + key: value for key, value in state.items() if prefix + key in own}
-        if renamed:
-            ignored = len(state) - len(renamed)
+    below = {_BOTTOM_UP + key: value for key, value in state.items()}
+    in_timm = {f"{_BOTTOM_UP}model.{key}": value for key, value in state.items()}
+    for renamed in (below, in_timm, rename(below, RESNET_RULES)):  # the last: torchvision's ResNets
+        fitting = {key: value for key, value in renamed.items() if key in own}
+        if fitting:
+            ignored = len(state) - len(fitting)
             logger.info("Weights of a backbone alone; %d others in the file ignored", ignored)
-            return renamed
+            return fitting
     return state
 
 

@@ -20,7 +20,15 @@ from . import adelaidet, detectron2, mmdet, official, torchvision
 from .files import read_checkpoint
 from .formats import Format, State, flatten
 
-__all__ = ["FORMATS", "Conversion", "convert", "detect_format", "fit_names", "to_ours"]
+__all__ = [
+    "FORMATS",
+    "Conversion",
+    "convert",
+    "detect_format",
+    "fit_names",
+    "tensors_that_do_not_fit",
+    "to_ours",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +137,18 @@ def difference_to_defaults(cfg: FCOSCfgNode) -> str:
     return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None)
 
 
+def tensors_that_do_not_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """What is left over, missing or of another shape, a line each."""
+    lines = [f"left over: {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    lines += [f"missing: {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
+    lines += [
+        f"shape: {k} is {tuple(v.shape)}, the model's {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    return lines
+
+
 def _choose_format(checkpoint: dict, origin: str | None, weights: str) -> Format:
     if origin is not None and origin not in FORMATS:
         raise ValueError(f"unknown format {origin!r}, expected one of {', '.join(FORMATS)}")
@@ -224,17 +244,11 @@ def _resnet_told_by_tensors(state: State) -> dict[str, Any]:
 
 
 def _check_complete(state: State, own: Mapping[str, Tensor], form: Format, source: str) -> None:
-    lines = [f"  left over: {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
-    lines += [f"  missing: {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
-    lines += [
-        f"  shape: {k} is {tuple(v.shape)}, the model's {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
+    lines = tensors_that_do_not_fit(state, own)
     if lines:
         raise ValueError(
             f"this {form.name} checkpoint is no model of {source}; give --config the one it was "
-            f"trained with. {len(lines)} tensors do not fit (under our names):\n"
-            + "\n".join(lines[:40])
+            f"trained with. {len(lines)} tensors do not fit (under our names):\n  "
+            + "\n  ".join(lines[:40])
             + (f"\n  ... and {len(lines) - 40} more" if len(lines) > 40 else "")
         )

@@ -37,6 +37,8 @@ _HARMLESS = {
     ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
 }
 # torch.hub's way, which mmdetection shares: the name ends in the start of the file's sha256.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")

@@ -25,7 +25,8 @@ class Compat:
             centerness probability (torchvision, detectron2).
         topk_by_class_score: the per-level top-k ranks by class probability (mmdetection).
         product_scores: a score is class x centerness probability, not its root (mmdetection).
-        clip_before_nms: boxes are clipped to the image before NMS (torchvision, mmdetection).
+        clip_before_nms: boxes are clipped to the image, and empty ones dropped, before NMS
+            (torchvision, mmdetection).
         keep_empty_boxes: detections without area are kept (torchvision).
     """
 

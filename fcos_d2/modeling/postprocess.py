@@ -100,6 +100,9 @@ def detect_image(
         boxes = clip_boxes_to_image(boxes, (image_size[0] - 1, image_size[1] - 1))
         nms_boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
     keep = batched_nms(nms_boxes, scores, classes, options.nms_threshold)
+    if compat.clip_before_nms and not compat.keep_empty_boxes:
+        # An empty box suppresses none, so they may go as late as here.
+        keep = keep[(boxes[keep, 2:] > boxes[keep, :2]).all(dim=1)]
     if options.max_detections >= 0:
         keep = keep[: options.max_detections]
     return Instances(

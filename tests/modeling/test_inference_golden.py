@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from helpers import STRIDES, golden, level_shapes
+from helpers import STRIDES, check_same, golden, level_shapes
 from torchvision.ops import batched_nms
 
 from fcos_d2.modeling.compat import Compat
@@ -55,24 +55,6 @@ def detect_with_plain_nms(inputs, index, padded, options):
         found.pred_boxes.tensor, found.scores, found.pred_classes, options.nms_threshold
     )
     return found[keep if options.max_detections < 0 else keep[: options.max_detections]]
-
-
-def check_same(found, boxes, scores, classes):
-    """Every expected detection is found once, and nothing else is."""
-    assert len(found) == len(boxes)
-    assert found.scores.diff().le(0).all()
-    ours = torch.cat((found.pred_boxes.tensor, found.scores[:, None]), 1)
-    theirs = torch.cat((boxes, scores[:, None]), 1)
-    tolerance = torch.cat(
-        ((1e-5 * boxes.abs()).clamp(min=0.01), torch.full_like(boxes[:, :1], 1e-5)), 1
-    )
-    same = ((ours[:, None] - theirs[None]).abs() <= tolerance).all(2)
-    same &= found.pred_classes[:, None] == classes[None]
-    free = torch.ones(len(ours), dtype=torch.bool)
-    for column in same.T:  # greedy: detections closer than the tolerance are interchangeable
-        candidates = (column & free).nonzero()
-        assert len(candidates), "an expected detection is missing"
-        free[candidates[0]] = False
 
 
 def of_image(case, index, prefix=""):
