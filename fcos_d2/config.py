@@ -8,7 +8,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .modeling.compat import Compat
 
-__all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg"]
+__all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg", "has_key"]
 
 
 def add_fcos_config(cfg: CN) -> None:
@@ -113,7 +113,7 @@ class FCOSCfgNode(CN):
             super().merge_from_list(cfg_list)
         except (KeyError, AssertionError) as error:
             keys = [str(key) for key in cfg_list[::2]]
-            unknown = next((key for key in keys if not _has_key(self, key)), None)
+            unknown = next((key for key in keys if not has_key(self, key)), None)
             if unknown is None:
                 raise
             raise self._explain(KeyError(f"Non-existent config key: {unknown}"), "") from error
@@ -166,7 +166,8 @@ def _all_keys(cfg: CN, prefix: str = "") -> list[str]:
     return keys
 
 
-def _has_key(cfg: CN, key: str) -> bool:
+def has_key(cfg: CN, key: str) -> bool:
+    """Whether a dotted key exists."""
     for part in key.split("."):
         if not isinstance(cfg, CN) or part not in cfg:
             return False

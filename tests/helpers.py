@@ -88,14 +88,14 @@ def error(actual, expected, scale=None):
     return (actual - expected).abs().max().item() / (scale or 1.0)
 
 
-def check_same(found, boxes, scores, classes):
+def check_same(found, boxes, scores, classes, pixels=0.01):
     """Every expected detection is found once, and nothing else is."""
     assert len(found) == len(boxes)
     assert found.scores.diff().le(0).all()
     ours = torch.cat((found.pred_boxes.tensor, found.scores[:, None]), 1)
     theirs = torch.cat((boxes, scores[:, None]), 1)
     tolerance = torch.cat(
-        ((1e-5 * boxes.abs()).clamp(min=0.01), torch.full_like(boxes[:, :1], 1e-5)), 1
+        ((1e-5 * boxes.abs()).clamp(min=pixels), torch.full_like(boxes[:, :1], 1e-5)), 1
     )
     same = ((ours[:, None] - theirs[None]).abs() <= tolerance).all(2)
     same &= found.pred_classes[:, None] == classes[None]

@@ -1,5 +1,9 @@
 """Checkpoints and configs of AdelaiDet (github.com/aim-uofa/AdelaiDet)."""
 
+import logging
+import os
+
+import yaml
 from fvcore.common.config import CfgNode
 
 from ..config import FCOSCfgNode
@@ -8,6 +12,8 @@ from .formats import Format, State, flatten, map_config, rename
 from .timm_names import DLA_RULES, MOBILENET_V2_RULES, VOVNET_RULES
 
 __all__ = ["FORMAT"]
+
+logger = logging.getLogger(__name__)
 
 _RULES = (
     *MOBILENET_V2_RULES,
@@ -89,7 +95,7 @@ _SAME = ("MODEL.", "INPUT.", "SOLVER.", "TEST.", "DATALOADER.", "VERSION")
 
 
 def _read_config(path: str) -> FCOSCfgNode:
-    theirs = flatten(CfgNode.load_yaml_with_base(path))
+    theirs = flatten(_load(path))
     body = theirs.get("MODEL.BACKBONE.NAME", "")
     if body != "build_fcos_resnet_fpn_backbone" and body in _BACKBONES:
         theirs.pop("MODEL.FPN.IN_FEATURES", None)  # named after the original code's stages
@@ -101,6 +107,24 @@ def _read_config(path: str) -> FCOSCfgNode:
         _CONFIG_RULES,
         lambda key: key.startswith(_SAME),
     )
+
+
+def _load(path: str) -> dict:
+    try:
+        return CfgNode.load_yaml_with_base(path)
+    except FileNotFoundError as error:
+        with open(path, encoding="utf-8") as file:
+            alone = yaml.safe_load(file)
+        if os.path.basename(alone.get("_BASE_", "")) != "Base-FCOS.yaml":
+            raise FileNotFoundError(
+                f"{path} is based on {alone.get('_BASE_')}, which is not there ({error})"
+            ) from error
+    logger.warning(
+        "%s is based on %s, which is not there: taking AdelaiDet's published one",
+        path,
+        alone.pop("_BASE_"),
+    )
+    return alone
 
 
 FORMAT = Format(

@@ -184,8 +184,11 @@ def _choose_config(form: Format, config: str | None, weights: str) -> tuple[FCOS
 
 
 def _is_ours(path: str) -> bool:
-    model = CfgNode.load_yaml_with_base(path).get("MODEL", {})
-    return model.get("META_ARCHITECTURE", "FCOS").startswith("FCOS")
+    try:
+        model = CfgNode.load_yaml_with_base(path).get("MODEL", {})
+    except FileNotFoundError:  # ours have their bases beside them
+        return False
+    return model.get("META_ARCHITECTURE", "").startswith("FCOS")
 
 
 def _published_config(form: Format, weights: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import FCOSCfgNode, get_cfg
+from ..config import FCOSCfgNode, get_cfg, has_key
 from ..model_zoo import get_config_file
 from ..modeling.compat import Compat
 
@@ -101,7 +101,7 @@ def map_config(
     overrides: dict[str, Any] = {}
     ignored = []
     for key, value in theirs.items():
-        rule = rules.get(key, key if same(key) else "?")
+        rule = rules.get(key, key if same(key) and has_key(cfg, key) else "?")
         if rule == "?":
             ignored.append(key)
         elif callable(rule):

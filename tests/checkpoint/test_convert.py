@@ -173,6 +173,17 @@ def test_an_adelaidet_config_with_its_base_is_read(tmp_path):
     assert not any(cfg.MODEL.FCOS.COMPAT.values())
 
 
+def test_adelaidets_own_base_need_not_be_there_but_others_must(tmp_path, caplog):
+    path = save(tmp_path, "mine.pth", zeros("adet/FCOS_RT/MS_DLA_34_4x_syncbn"))
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text(ADELAIDET_YAML.replace("base.yaml", "../Base-FCOS.yaml"))
+    made = convert(path, str(tmp_path / "out"), config=str(theirs))
+    assert made.origin == "adelaidet" and "taking AdelaiDet's published one" in caplog.text
+    theirs.write_text(ADELAIDET_YAML)
+    with pytest.raises(FileNotFoundError, match=r"based on base\.yaml, which is not there"):
+        convert(path, str(tmp_path / "out"), config=str(theirs))
+
+
 def test_the_written_config_says_what_differs_and_no_more(tmp_path, mobilenet):
     made = convert(save(tmp_path, MOBILENET, mobilenet), str(tmp_path / "out"))
     with open(made.config) as file:
