@@ -21,6 +21,8 @@ def add_fcos_config(cfg: CN) -> None:
     cfg.MODEL.FCOS = fcos = node()
     # Foreground classes only: 80 for COCO. Background is no class.
     fcos.NUM_CLASSES = 80
+    # Their names; training fills them in from its data.
+    fcos.CLASS_NAMES = []
 
     # Feature maps the head sees, fine to coarse.
     fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
@@ -134,6 +136,33 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.SOLVER.OPTIMIZER = "SGD"
         # Learning rate of the backbone below the FPN, relative to that of everything else.
         cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+        # Epochs; above 0 they replace MAX_ITER, and STEPS_EPOCHS replaces STEPS (which otherwise
+        # stay at the same share of the training).
+        cfg.SOLVER.MAX_EPOCHS = 0.0
+        cfg.SOLVER.STEPS_EPOCHS = ()
+        # Batch that learning rate and iterations are written for: both are scaled to
+        # IMS_PER_BATCH, and so are periods and warm-up. 0 takes them as they are.
+        cfg.SOLVER.REFERENCE_BATCH = 0
+        # Parts of a batch that go through the model one after another, to need less memory.
+        cfg.SOLVER.ACCUMULATE = 1
+        # With SOLVER.AMP.ENABLED: float16 | bfloat16.
+        cfg.SOLVER.AMP.DTYPE = "float16"
+        # Averaged weights, which evaluation then uses.
+        cfg.SOLVER.EMA = type(cfg)()
+        cfg.SOLVER.EMA.ENABLED = False
+        cfg.SOLVER.EMA.DECAY = 0.999
+        # Only algorithms that give the same numbers each time; slower on a GPU.
+        cfg.SOLVER.DETERMINISTIC = False
+        # SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" clips the norm of all gradients together.
+    if "BEST_METRIC" not in cfg.TEST:
+        # Its best checkpoint is kept as model_best.pth; "" keeps none. Needs TEST.EVAL_PERIOD.
+        cfg.TEST.BEST_METRIC = "bbox/AP"
+        # Evaluations without a better one after which training ends; 0 never.
+        cfg.TEST.EARLY_STOP = 0
+        # Also compute the losses on the first test set.
+        cfg.TEST.VAL_LOSS = False
+        # Go on with another image where one cannot be read, and log its name.
+        cfg.DATALOADER.SKIP_BROKEN = False
     if "AUGS" not in cfg.INPUT:
         # Training augmentations as [name, {arguments}] of detectron2.data.transforms or of
         # fcos_d2.data.augmentation; replaces the default resize, crop and flip if not empty.

@@ -1,20 +1,25 @@
 """Loading weights: what matched is said, what cannot be right is refused."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .convert import detect_format, fit_names, to_ours
 from .files import check_published_hash, read_checkpoint
 from .formats import RESNET_RULES, rename
 
-__all__ = ["FCOSCheckpointer"]
+__all__ = ["BEST", "FCOSCheckpointer"]
 
 logger = logging.getLogger(__name__)
 
+# Name of the checkpoint with the best metric.
+BEST = "model_best"
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
@@ -28,9 +33,15 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     Attributes:
         missing_keys: what the last load did not find, shapes that did not fit included.
+        matched: how many of the model's tensors the last load found, and how many there are.
+        class_names: of the last load; saved with every checkpoint.
+        prefer_average: load the averaged weights of a checkpoint that has some.
     """
 
     missing_keys: tuple[str, ...] = ()
+    matched: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
+    prefer_average: bool = False
     _address: str = ""
 
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
@@ -48,6 +59,25 @@ class FCOSCheckpointer(DetectionCheckpointer):
         self._address = path or ""
         return super().load(path, *args, **kwargs)
 
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save; the file is there as a whole or not at all, whenever the process is killed."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        data.update(kwargs)
+        if self.class_names:
+            data["class_names"] = list(self.class_names)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        _write_whole(path, lambda file: torch.save(data, file))
+        if name != BEST:  # training goes on from the last one, not from the best
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        _write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+
     @property
     def missing_head_keys(self) -> list[str]:
         """Parameters of the head that the last load left at their random values."""
@@ -63,6 +93,11 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         own = self.model.state_dict()
+        self.class_names = tuple(checkpoint.pop("class_names", ()))
+        average = checkpoint.get("ema")
+        if self.prefer_average and average:
+            logger.info("Taking the averaged weights of %d steps", average["steps"])
+            checkpoint["model"] = average["model"]
         if not checkpoint.get("matching_heuristics", False):
             checkpoint["model"] = self._to_our_names(checkpoint["model"], own)
         given = list(checkpoint["model"])
@@ -77,7 +112,8 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 f"{len(given)} names fits. It has {_some(given)}; the model has {_some(own)}"
             )
         unexpected = incompatible.unexpected_keys
-        logger.info("weights matched:    %d of %d", len(own) - len(missing), len(own))
+        self.matched = (len(own) - len(missing), len(own))
+        logger.info("weights matched:    %d of %d", *self.matched)
         logger.info("weights missing:    %d%s", len(missing), _after_colon(missing))
         logger.info("weights unexpected: %d%s", len(unexpected), _after_colon(unexpected))
         if any(key.startswith("head.cls_logits.") for key in wrong_shape):
@@ -107,6 +143,20 @@ class FCOSCheckpointer(DetectionCheckpointer):
                 ", ".join(differing),
             )
         return fit_names(to_ours(state, form), own)
+
+
+def _write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def _as_whole_model(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
 
 __all__ = ["launch"]
 
@@ -12,11 +13,16 @@ __all__ = ["launch"]
 def launch(main: Callable, args) -> None:
     """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines``.
 
-    Without CUDA the processes share the CPU's cores and talk through gloo.
+    Without CUDA the processes share the CPU's cores and talk through gloo. Started by ``torchrun``
+    (or a Slurm script that sets its variables), this process joins that group instead.
 
     Raises:
         ValueError: if more GPUs are asked for than there are.
     """
+    if _in_group():
+        _join_group()
+        main(args)
+        return
     present = torch.cuda.device_count()
     if 0 < present < args.num_gpus:
         raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {present}")
@@ -28,6 +34,23 @@ def launch(main: Callable, args) -> None:
         dist_url=args.dist_url,
         args=(main, args),
     )
+
+
+def _in_group() -> bool:
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
+
+
+def _join_group() -> None:
+    has_gpu = torch.cuda.is_available()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    torch.distributed.init_process_group("nccl" if has_gpu else "gloo")
+    comm.create_local_process_group(local_size)
+    comm.synchronize()
 
 
 def _worker(main: Callable, args) -> None:

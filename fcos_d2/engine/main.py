@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 
 import torch
@@ -12,9 +13,12 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..config import get_cfg
+from ..data.loader import training_records
 from ..model_zoo import get_config_file
 from .launch import launch
-from .preflight import check_batch, check_datasets
+from .preflight import check_batch, check_datasets, class_names
+from .schedule import apply_epochs, scale_to_batch
+from .startup import startup_block
 from .trainer import FCOSTrainer
 
 __all__ = ["check_opts", "load_cfg", "main", "make_parser", "run", "setup"]
@@ -28,11 +32,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(dist_url="auto")
     parser.add_argument("--skip-test", action="store_true", help="train without any evaluation")
     parser.add_argument(
+        "--num-classes",
+        type=_number_or_auto,
+        metavar="auto|N",
+        help="MODEL.FCOS.NUM_CLASSES; auto counts the categories of the data",
+    )
+    parser.add_argument(
         "--allow-partial",
         action="store_true",
         help="with --eval-only: evaluate although weights of the head are missing",
     )
     return parser
+
+
+def _number_or_auto(text: str) -> str:
+    if text != "auto" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto")
+    return text
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -67,16 +83,21 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
         What remains to do: training or evaluation.
     """
     check_opts(args.opts)
-    cfg = setup(args)
-    tested = () if args.skip_test else cfg.DATASETS.TEST
-    trained = () if args.eval_only else cfg.DATASETS.TRAIN
-    check_datasets(cfg.MODEL.FCOS.NUM_CLASSES, [*trained, *tested])
+    cfg = load_cfg(args)
+    _start_logging(cfg)
+    _complete_classes(cfg, args)
     if args.eval_only:
+        _freeze_and_record(cfg, args)
         model = load_for_evaluation(cfg, resume=args.resume, allow_partial=args.allow_partial)
         return lambda: FCOSTrainer.test(cfg, model)
-    check_batch(cfg.SOLVER.IMS_PER_BATCH)
-    trainer = FCOSTrainer(cfg, skip_test=args.skip_test)
+    check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE)
+    scale_to_batch(cfg)
+    records = training_records(cfg)
+    apply_epochs(cfg, len(records))
+    _freeze_and_record(cfg, args)
+    trainer = FCOSTrainer(cfg, skip_test=args.skip_test, records=records)
     trainer.resume_or_load(resume=args.resume)
+    logger.info("\n%s", startup_block(trainer, records))
     return trainer.train
 
 
@@ -93,6 +114,7 @@ def load_for_evaluation(cfg, resume: bool = False, allow_partial: bool = False) 
     """
     model = FCOSTrainer.build_model(cfg)
     checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR)
+    checkpointer.prefer_average = cfg.SOLVER.EMA.ENABLED
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     loaded = bool(cfg.MODEL.WEIGHTS) or (resume and checkpointer.has_checkpoint())
     missing = checkpointer.missing_head_keys
@@ -118,15 +140,43 @@ def load_cfg(args: argparse.Namespace):
 def setup(args: argparse.Namespace):
     """:func:`load_cfg`, frozen, on a device that is there; starts log files in OUTPUT_DIR."""
     cfg = load_cfg(args)
-    no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    if no_cuda:
+    _start_logging(cfg)
+    _freeze_and_record(cfg, args)
+    return cfg
+
+
+def _start_logging(cfg) -> None:
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+        logger.warning("CUDA is not available: running on the CPU")
+
+
+def _complete_classes(cfg, args: argparse.Namespace) -> None:
+    """Take the number and names of classes from the data, and check all data sets."""
+    tested = () if args.skip_test else cfg.DATASETS.TEST
+    names = [*(() if args.eval_only else cfg.DATASETS.TRAIN), *tested]
+    classes = class_names(names[0]) if names else None
+    if args.num_classes == "auto":
+        if classes is None:
+            raise ValueError(
+                f"--num-classes auto: the data set {names[:1]} does not tell its classes; give "
+                "their number"
+            )
+        cfg.MODEL.FCOS.NUM_CLASSES = len(classes)
+    elif args.num_classes is not None:
+        cfg.MODEL.FCOS.NUM_CLASSES = int(args.num_classes)
+    check_datasets(cfg.MODEL.FCOS.NUM_CLASSES, names)
+    if classes and not args.eval_only:
+        cfg.MODEL.FCOS.CLASS_NAMES = list(classes)
+
+
+def _freeze_and_record(cfg, args: argparse.Namespace) -> None:
     cfg.freeze()
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fcos_d2")
-    if no_cuda:
-        logger.warning("CUDA is not available: running on the CPU")
-    return cfg
+    if cfg.SOLVER.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def check_opts(opts: list[str]) -> None:
@@ -162,4 +212,7 @@ def _main_with_clear_end(args: argparse.Namespace) -> None:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         logger.debug("what led to the message below", exc_info=True)
         raise SystemExit(f"train_net.py: {text}") from error
-    proceed()  # an exception in here is worth its traceback
+    try:
+        proceed()  # any other exception in here is worth its traceback
+    except FloatingPointError as error:
+        raise SystemExit(f"train_net.py: {error}") from error

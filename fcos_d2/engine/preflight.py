@@ -41,8 +41,8 @@ def check_datasets(num_classes: int, names: Sequence[str]) -> None:
             )
 
 
-def check_batch(ims_per_batch: int) -> None:
-    """The batch divides evenly among processes.
+def check_batch(ims_per_batch: int, accumulate: int = 1) -> None:
+    """The batch divides evenly among processes, and has an image for each part of a step.
 
     Raises:
         ValueError: naming the nearest batch sizes that do.
@@ -54,6 +54,11 @@ def check_batch(ims_per_batch: int) -> None:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {ims_per_batch} cannot be divided among {world} processes; "
             f"nearest: {nearest}"
+        )
+    if not 1 <= accumulate <= ims_per_batch // world:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE {accumulate} must lie between 1 and the {ims_per_batch // world} "
+            "images of a process"
         )
 
 

@@ -1,23 +1,34 @@
 """detectron2's default trainer with our mapper, evaluator, optimizers and checkpoints."""
 
+import contextlib
 import logging
 import os
 import weakref
+from collections.abc import Sequence
 
 import torch
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, create_ddp_model, hooks
+from detectron2.data import build_detection_test_loader
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
-from ..checkpoint import FCOSCheckpointer
+from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
+from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
+from .ema import EMA, UpdateEMA
+from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
+from .step import TrainStep
 
-__all__ = ["FCOSTrainer"]
+__all__ = ["WHOLE_MODEL", "FCOSTrainer", "build_validation_loader"]
 
 logger = logging.getLogger(__name__)
+
+# SOLVER.CLIP_GRADIENTS.CLIP_TYPE that detectron2 does not have.
+WHOLE_MODEL = "full_model"
 
 
 class FCOSTrainer(DefaultTrainer):
@@ -26,24 +37,40 @@ class FCOSTrainer(DefaultTrainer):
     Args:
         cfg: the config.
         skip_test: leave out every evaluation.
+        records: of the training data, if they were loaded already.
     """
 
-    def __init__(self, cfg, skip_test: bool = False):
+    def __init__(self, cfg, skip_test: bool = False, records: Sequence[dict] | None = None):
         # DefaultTrainer's own __init__ wraps the model for GPUs only and fixes the checkpointer,
         # so this one does the same steps anew.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.skip_test = skip_test
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        loader = self.build_train_loader(cfg, seed=self.seed, records=records)
         device_ids = {} if torch.device(cfg.MODEL.DEVICE).type == "cuda" else {"device_ids": None}
+        self.ema = EMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         model = create_ddp_model(model, broadcast_buffers=False, **device_ids)
-        step = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step(model, loader, optimizer)
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        clips_whole = clip.ENABLED and clip.CLIP_TYPE == WHOLE_MODEL
+        self._trainer = TrainStep(
+            model,
+            loader,
+            optimizer,
+            seed=self.seed,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
+            clip_norm=clip.CLIP_VALUE if clips_whole else 0.0,
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = FCOSCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        averages = {"ema": self.ema} if self.ema else {}
+        self.checkpointer = FCOSCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **averages
+        )
+        self.checkpointer.class_names = tuple(cfg.MODEL.FCOS.CLASS_NAMES)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._last_eval_results = None
@@ -51,8 +78,11 @@ class FCOSTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's last checkpoint, or start from MODEL.WEIGHTS."""
+        names = self.checkpointer.class_names
         super().resume_or_load(resume)
-        if resume and self.checkpointer.has_checkpoint():
+        self.checkpointer.class_names = names
+        resumed = resume and self.checkpointer.has_checkpoint()
+        if resumed:
             last = self.checkpointer.get_checkpoint_file()
             logger.info("Resumed from %s, not from MODEL.WEIGHTS", last)
             if self.start_iter >= self.max_iter:
@@ -63,21 +93,78 @@ class FCOSTrainer(DefaultTrainer):
                     self.start_iter,
                     self.max_iter,
                 )
+        elif self.ema:
+            self.ema.restart()
+        # The batches that come next depend on nothing but these two numbers.
+        self._trainer.data_loader.start = self.start_iter
+        self._trainer.data_loader.seed = self._trainer.seed = self.seed
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.seed = state_dict.get("seed", self.seed)
 
     def build_hooks(self) -> list:
-        all_hooks = super().build_hooks()
+        cfg = self.cfg
+        default = super().build_hooks()
+        if self.ema:
+            default.insert(0, UpdateEMA(self.ema))
         if self.skip_test:
-            all_hooks = [h for h in all_hooks if not isinstance(h, hooks.EvalHook)]
-        return all_hooks
+            return [h for h in default if not isinstance(h, hooks.EvalHook)]
+        # Averages come before what uses them; what judges an evaluation comes after it, and both
+        # before the writers, which detectron2 puts last.
+        position = next(i for i, h in enumerate(default) if isinstance(h, hooks.EvalHook))
+        after: list[HookBase] = []
+        if cfg.TEST.VAL_LOSS and cfg.DATASETS.TEST:
+            loader = build_validation_loader(cfg, cfg.DATASETS.TEST[0])
+            after.append(ValidationLoss(cfg.TEST.EVAL_PERIOD, self._trainer.plain_model, loader))
+        if cfg.TEST.EVAL_PERIOD > 0 and cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST:
+            after.append(
+                BestCheckpoint(
+                    cfg.TEST.EVAL_PERIOD,
+                    cfg.TEST.BEST_METRIC,
+                    lambda iteration: self.checkpointer.save(BEST, iteration=iteration),
+                    cfg.TEST.EARLY_STOP,
+                )
+            )
+        default[position : position + 1] = [self._evaluation(), *after]
+        return default
+
+    def _evaluation(self) -> hooks.EvalHook:
+        def test():
+            self._last_eval_results = self.test_now()
+            return self._last_eval_results
+
+        return hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
 
     def train(self):
         """Train; returns the results of the last evaluation, None without one."""
-        super().train()
+        try:
+            super().train()
+        except TrainingEnd:
+            self.checkpointer.save("model_final", iteration=self.iter)
         return self._last_eval_results
 
+    def test_now(self):
+        """Evaluate the present weights, or their average if SOLVER.EMA.ENABLED."""
+        with self.ema.swapped() if self.ema else contextlib.nullcontext():
+            return self.test(self.cfg, self.model)
+
     @classmethod
-    def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=FCOSDatasetMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg, seed: int | None = None, records=None) -> TrainLoader:
+        records = training_records(cfg) if records is None else records
+        return TrainLoader(
+            records,
+            FCOSDatasetMapper(cfg, is_train=True),
+            lambda seed: build_sampler(cfg, records, seed),
+            batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+            seed=max(cfg.SEED, 0) if seed is None else seed,
+            group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            skip_broken=cfg.DATALOADER.SKIP_BROKEN,
+        )
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -118,4 +205,15 @@ class FCOSTrainer(DefaultTrainer):
             options.update(momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
         else:
             raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected SGD or AdamW")
+        clip = solver.CLIP_GRADIENTS
+        if clip.ENABLED and clip.CLIP_TYPE == WHOLE_MODEL:  # the step does it
+            return kind(parameters, **options)
         return maybe_add_gradient_clipping(cfg, kind)(parameters, **options)
+
+
+def build_validation_loader(cfg, dataset: str):
+    """Images with ground truth, as in inference, once over."""
+    mapper = FCOSDatasetMapper(cfg, is_train=True)
+    mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
+    mapper.min_visible = 0.0
+    return build_detection_test_loader(cfg, dataset, mapper=mapper)

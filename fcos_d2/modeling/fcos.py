@@ -3,7 +3,9 @@
 Papers: FCOS (ICCV 2019, arXiv 1904.01355) and its improved version (TPAMI 2020, arXiv 2006.09214).
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -27,6 +29,21 @@ __all__ = ["FCOS"]
 
 CLS_NORMALIZERS = ("fg", "moving_fg", "all")
 BOX_QUALITIES = ("ctrness", "iou")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the parts of one training step have in common.
+
+    Attributes:
+        num_positive, sum_centerness, cls_normalizer: what losses are divided by, scalars.
+        padded_size: (height, width) of all images of the step.
+    """
+
+    num_positive: Tensor
+    sum_centerness: Tensor
+    cls_normalizer: Tensor | float
+    padded_size: tuple[int, int]
 
 
 class FCOS(nn.Module):
@@ -104,6 +121,7 @@ class FCOS(nn.Module):
         self.vis_period = vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self._step: _Step | None = None
         if cls_loss_normalizer == "moving_fg":
             self.register_buffer("moving_num_fg", torch.tensor(100.0))
 
@@ -190,11 +208,16 @@ class FCOS(nn.Module):
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
-        return ImageList.from_tensors(
+        batch = ImageList.from_tensors(
             images,
             self.backbone.size_divisibility,
             padding_constraints=self.backbone.padding_constraints,
         )
+        if self._step is not None:
+            height, width = self._step.padded_size
+            missing = width - batch.tensor.shape[-1], height - batch.tensor.shape[-2]
+            batch.tensor = F.pad(batch.tensor, (0, missing[0], 0, missing[1]))
+        return batch
 
     def losses(
         self,
@@ -215,19 +238,12 @@ class FCOS(nn.Module):
             ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` or ``loss_fcos_iou``,
             float32 and attached to every parameter of the head, with or without boxes.
         """
-        labels, targets = self.label_locations(locations, instances)
-        positive = labels < self.head.num_classes  # (N, P)
-        if self.head.norm_reg_targets:
-            targets = targets / locations.strides[:, None]
-        targets = targets[positive]
+        labels, targets, positive = self._targets(locations, instances)
 
         smoothing = 0.0 if self.compat.unsmoothed_iou else 1.0
         box_losses, iou = ltrb_iou_loss(distances[positive], targets, self.loc_loss_type, smoothing)
         centerness = centerness_targets(targets)
-        num_positive, sum_centerness = _mean_over_processes(
-            torch.stack((positive.sum().float(), centerness.sum()))
-        )
-        num_positive = num_positive.clamp(min=1)
+        num_positive, sum_centerness, cls_normalizer = self._normalizers(positive, centerness)
         if self.box_quality == "ctrness":
             quality_name, quality_targets = "loss_fcos_ctr", centerness
         else:
@@ -240,12 +256,56 @@ class FCOS(nn.Module):
             quality[positive].float(), quality_targets, reduction="sum"
         )
         loss_cls = sigmoid_focal_loss(logits, labels, self.focal_alpha, self.focal_gamma)
-        loss_cls = loss_cls / self._cls_normalizer(num_positive, positive)
+        loss_cls = loss_cls / cls_normalizer
         return {
             "loss_fcos_cls": loss_cls * self.cls_loss_weight,
             "loss_fcos_loc": loss_loc,
             quality_name: loss_quality / num_positive,
         }
+
+    @contextlib.contextmanager
+    def one_step(self, batched_inputs: list[dict]) -> Iterator[None]:
+        """Within this, losses of parts of ``batched_inputs`` add up to those of all of it.
+
+        Each part is padded to the common size, and its losses are divided by what those of the
+        whole are divided by, which takes one more assignment of locations but no forward pass.
+        """
+        divisor = max(self.backbone.size_divisibility, 1)
+        sizes = torch.tensor([x["image"].shape[-2:] for x in batched_inputs]).amax(dim=0)
+        height, width = (-(-int(s) // divisor) * divisor for s in sizes)
+        shapes = [(-(-height // s), -(-width // s)) for s in self.strides]
+        divide = (height, width) if self.compat.grid_locations else None
+        locations = make_locations(shapes, self.strides, self.device, divide=divide)
+        with torch.no_grad():
+            _, targets, positive = self._targets(locations, self._ground_truth(batched_inputs))
+            normalizers = self._normalizers(positive, centerness_targets(targets))
+        self._step = _Step(*normalizers, (height, width))
+        try:
+            yield
+        finally:
+            self._step = None
+
+    def _targets(
+        self, locations: Locations, instances: Sequence[Instances]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, P) labels, (K, 4) targets of positives in the head's unit, (N, P) positive."""
+        labels, targets = self.label_locations(locations, instances)
+        positive = labels < self.head.num_classes
+        if self.head.norm_reg_targets:
+            targets = targets / locations.strides[:, None]
+        return labels, targets[positive], positive
+
+    def _normalizers(
+        self, positive: Tensor, centerness: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Number of positives, sum of their centerness, and what divides the class loss."""
+        if self._step is not None:
+            return self._step.num_positive, self._step.sum_centerness, self._step.cls_normalizer
+        num_positive, sum_centerness = _mean_over_processes(
+            torch.stack((positive.sum().float(), centerness.sum()))
+        )
+        num_positive = num_positive.clamp(min=1)
+        return num_positive, sum_centerness, self._cls_normalizer(num_positive, positive)
 
     @torch.no_grad()
     def label_locations(

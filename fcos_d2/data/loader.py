@@ -1,0 +1,170 @@
+"""Training batches as a pure function of seed and iteration, so that a resumed run repeats them."""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["TrainLoader", "build_sampler", "plan_batches", "training_records"]
+
+logger = logging.getLogger(__name__)
+
+# A sample: its position in the stream of this process, and the index of its record.
+Sample = tuple[int, int]
+
+
+def training_records(cfg) -> list[dict]:
+    """Records of DATASETS.TRAIN, filtered as detectron2 does."""
+    return get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+
+
+def build_sampler(cfg, records: Sequence[dict], seed: int) -> Iterable[int]:
+    """detectron2's endless sampler of DATALOADER.SAMPLER_TRAIN, for this process.
+
+    Raises:
+        ValueError: for another name.
+    """
+    loader = cfg.DATALOADER
+    if loader.SAMPLER_TRAIN == "TrainingSampler":
+        return TrainingSampler(len(records), seed=seed)
+    if loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, loader.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        ratio = loader.RANDOM_SUBSET_RATIO
+        return RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is {loader.SAMPLER_TRAIN!r}, expected TrainingSampler, "
+        "RepeatFactorTrainingSampler or RandomSubsetTrainingSampler"
+    )
+
+
+def plan_batches(
+    indices: Iterable[int], batch_size: int, groups: Sequence[Any] | None = None
+) -> Iterator[list[Sample]]:
+    """Cut an endless stream of indices into batches.
+
+    Args:
+        indices: of records.
+        batch_size: of this process.
+        groups: for each record what those of one batch must share, such as landscape or portrait.
+    """
+    waiting: dict[Any, list[Sample]] = {}
+    for position, index in enumerate(indices):
+        group = None if groups is None else groups[index]
+        batch = waiting.setdefault(group, [])
+        batch.append((position, index))
+        if len(batch) == batch_size:
+            yield batch
+            waiting[group] = []
+
+
+class TrainLoader:
+    """Endless training batches: lists of mapped records.
+
+    Which records a batch holds and how they are augmented depends on ``seed``, the process and the
+    number of the batch alone, not on workers, nor on what ran before.
+
+    Args:
+        records: of the data set.
+        mapper: record -> model input.
+        make_sampler: seed -> endless indices of this process.
+        batch_size: of this process.
+        seed: may be changed before the first batch is drawn.
+        group_by_aspect: put portrait and landscape images into separate batches.
+        num_workers: processes that load; 0 loads in this one.
+        skip_broken: replace a record whose image cannot be read by another one.
+
+    Attributes:
+        start: number of the batch to begin with.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict],
+        mapper: Callable[[dict], dict],
+        make_sampler: Callable[[int], Iterable[int]],
+        *,
+        batch_size: int,
+        seed: int,
+        group_by_aspect: bool = True,
+        num_workers: int = 0,
+        skip_broken: bool = False,
+    ):
+        self.start = 0
+        self.seed = seed
+        self._make_sampler = make_sampler
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._skip_broken = skip_broken
+        self._mapper = mapper
+        self._records = DatasetFromList(list(records), copy=False)
+        self._groups = [r["width"] > r["height"] for r in records] if group_by_aspect else None
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        plan = plan_batches(self._make_sampler(self.seed), self._batch_size, self._groups)
+        dataset = _SeededDataset(
+            self._records, self._mapper, (self.seed, comm.get_rank()), self._skip_broken
+        )
+        return iter(
+            DataLoader(
+                dataset,
+                batch_sampler=itertools.islice(plan, self.start, None),
+                num_workers=self._num_workers,
+                collate_fn=list,
+                persistent_workers=self._num_workers > 0,
+            )
+        )
+
+
+class _SeededDataset(Dataset):
+    """Records mapped with random numbers that depend on their position only."""
+
+    def __init__(self, records, mapper, seed: tuple[int, ...], skip_broken: bool):
+        self.records, self.mapper, self.seed = records, mapper, seed
+        self.skip_broken = skip_broken
+
+    def __getitem__(self, sample: Sample) -> dict:
+        position, index = sample
+        # Other loaders of this process keep their numbers: augmentations draw from global ones.
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            self._seed(position)
+            return self._mapped(index)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+    def _seed(self, position: int) -> None:
+        words = np.random.SeedSequence((*self.seed, position)).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(words[1])
+        torch.random.default_generator.manual_seed(int(words[2]))
+
+    def _mapped(self, index: int) -> dict:
+        for _ in range(100):
+            try:
+                return self.mapper(self.records[index])
+            except (OSError, ValueError) as error:
+                if not self.skip_broken:
+                    raise
+                logger.warning("Skipped: %s", error)
+                index = np.random.randint(len(self.records))
+        raise ValueError("a hundred images in a row could not be read; see the log")
