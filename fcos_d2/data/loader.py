@@ -129,6 +129,7 @@ class TrainLoader:
                 num_workers=self._num_workers,
                 collate_fn=list,
                 persistent_workers=self._num_workers > 0,
+                generator=torch.Generator().manual_seed(self.seed),  # leaves the global one alone
             )
         )
 
