@@ -119,9 +119,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[dict]]:
         plan = plan_batches(self._make_sampler(self.seed), self._batch_size, self._groups)
-        dataset = _SeededDataset(
-            self._records, self._mapper, (self.seed, comm.get_rank()), self._skip_broken
-        )
+        dataset = _SeededDataset(self._records, self._mapper, self.seed, self._skip_broken)
         return iter(
             DataLoader(
                 dataset,
@@ -137,8 +135,10 @@ class TrainLoader:
 class _SeededDataset(Dataset):
     """Records mapped with random numbers that depend on their position only."""
 
-    def __init__(self, records, mapper, seed: tuple[int, ...], skip_broken: bool):
+    def __init__(self, records, mapper, seed: int, skip_broken: bool):
         self.records, self.mapper, self.seed = records, mapper, seed
+        # Read here: processes that load are no members of the group.
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
         self.skip_broken = skip_broken
 
     def __getitem__(self, sample: Sample) -> dict:
@@ -154,7 +154,9 @@ class _SeededDataset(Dataset):
             torch.set_rng_state(states[2])
 
     def _seed(self, position: int) -> None:
-        words = np.random.SeedSequence((*self.seed, position)).generate_state(3)
+        # Samplers deal one stream out to all processes: the number of processes changes nothing.
+        number = position * self.world_size + self.rank
+        words = np.random.SeedSequence((self.seed, number)).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(words[1])
         torch.random.default_generator.manual_seed(int(words[2]))

@@ -48,7 +48,14 @@ def _join_group() -> None:
         torch.cuda.set_device(local_rank)
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
-    torch.distributed.init_process_group("nccl" if has_gpu else "gloo")
+    store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # After a restart torch 2.11 meets the addresses of dead processes in the same store.
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = torch.distributed.PrefixStore(f"life_{life}", store)
+    torch.distributed.init_process_group(
+        "nccl" if has_gpu else "gloo", store=store, rank=rank, world_size=world_size
+    )
     comm.create_local_process_group(local_size)
     comm.synchronize()
 

@@ -1,8 +1,10 @@
 """A run that was stopped and resumed equals one that was not."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,48 @@ def test_class_names_travel_with_the_checkpoint(tmp_path, tiny):
         engine.make_parser().parse_args(["--config-file", str(tmp_path / "output" / "config.yaml")])
     )
     assert list(cfg.MODEL.FCOS.CLASS_NAMES) == names
+
+
+TRAIN = """
+import sys
+import time
+from detectron2.data.datasets import register_coco_instances
+from fcos_d2.engine import main as engine
+
+data, words = sys.argv[1], sys.argv[2:]
+register_coco_instances("tiny", {}, data + "/data.json", data + "/images")
+engine.run(["--config-file", "fcos_R_50_FPN_1x.yaml", "--skip-test", *words])
+"""
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    write_coco(tmp_path / "data", num_images=6)
+    (tmp_path / "train.py").write_text(TRAIN)
+    options = {**LONG, "SOLVER.MAX_ITER": 240, "SOLVER.CHECKPOINT_PERIOD": 3}
+
+    def start(output):
+        command = [sys.executable, str(tmp_path / "train.py"), str(tmp_path / "data"), "--resume"]
+        return subprocess.Popen(
+            [*command, *tiny_overrides(output, **options)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    assert start(tmp_path / "whole").wait() == 0
+    log, rng, kills = tmp_path / "killed" / "last_checkpoint", random.Random(0), 0
+    while kills < 20:
+        before = log.read_text() if log.exists() else ""
+        process = start(tmp_path / "killed")
+        while process.poll() is None and (log.read_text() if log.exists() else "") == before:
+            time.sleep(0.02)  # some progress first, or it never ends
+        time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None, "finished before it was killed often enough"
+        process.kill()
+        process.wait()
+        kills += 1
+    assert start(tmp_path / "killed").wait() == 0
+    assert_equal(saved(tmp_path / "whole")["model"], saved(tmp_path / "killed")["model"])
+    leftovers = [p.name for p in (tmp_path / "killed").iterdir() if p.name.endswith(".tmp")]
+    assert not leftovers
