@@ -43,7 +43,33 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
     configs.set_defaults(run=_configs)
+    _add_check_data(commands)
     return parser
+
+
+def _add_check_data(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
+        "check-data", help="look for everything that can be wrong with a data set, before training"
+    )
+    kinds = check.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--json", metavar="FILE", help="training annotations in COCO's format")
+    kinds.add_argument("--voc", metavar="FOLDER", help="a Pascal VOC folder, such as VOC2007")
+    kinds.add_argument("--yolo", metavar="FILE", help="data.yaml of a YOLO folder")
+    check.add_argument("--images", metavar="DIR", help="image folder of --json")
+    check.add_argument("--split", metavar="NAME", help="of --voc or --yolo; default: train")
+    check.add_argument("--val-json", metavar="FILE", help="a second set, compared with the first")
+    check.add_argument("--val-images", metavar="DIR", help="image folder of --val-json")
+    check.add_argument("--val-split", metavar="NAME", help="another split of --voc or --yolo")
+    check.add_argument(
+        "--config",
+        default="fcos_R_50_FPN_1x.yaml",
+        help="decides how images are resized and boxes assigned; default: %(default)s",
+    )
+    check.add_argument("--min-size", type=int, metavar="PX", help="instead of the config's 800")
+    check.add_argument("--max-size", type=int, metavar="PX", help="instead of the config's 1333")
+    check.add_argument("--pictures", metavar="DIR", help="save pictures with the bad boxes drawn")
+    check.add_argument("--fast", action="store_true", help="do not decode the images")
+    check.set_defaults(run=_check_data)
 
 
 def _quickstart(args: argparse.Namespace) -> int:
@@ -102,3 +128,55 @@ def _configs(args: argparse.Namespace) -> int:
 
     print("\n".join(list_configs()))
     return 0
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from .data import check
+
+    try:
+        train, val = _data_sets(args)
+        rule = check.input_rule(args.config, min_size=args.min_size, max_size=args.max_size)
+        findings = check.check_dataset(train, val, rule=rule, fast=args.fast, progress=True)
+        print(check.class_table(train, val))
+        print(f"\n{check.findings_table(findings)}")
+        if args.pictures:
+            saved = check.save_pictures(findings, args.pictures)
+            print(f"\n{saved} pictures in {args.pictures}")
+    except (OSError, ValueError, KeyError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"check-data: {text}", file=sys.stderr)
+        return 2
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def _data_sets(args: argparse.Namespace) -> tuple:
+    """What `check-data` is to look at: train, and val or None.
+
+    Raises:
+        ValueError: for arguments that do not go together; FileNotFoundError and ValueError for
+            files that cannot be used.
+    """
+    from .data.formats import load_coco, read_voc, read_yolo
+
+    coco = args.json is not None
+    for given, needed, partner in (
+        (coco, args.images, "--json needs --images DIR"),
+        (args.images, coco, "--images is the folder of --json"),
+        (args.val_json, args.val_images, "--val-json needs --val-images DIR"),
+        (args.val_images, args.val_json, "--val-images is the folder of --val-json"),
+        (
+            args.split or args.val_split,
+            not coco,
+            "--split and --val-split are for --voc and --yolo",
+        ),
+        (args.val_json, not args.val_split, "either --val-json or --val-split, not both"),
+    ):
+        if given and not needed:
+            raise ValueError(partner)
+    val = load_coco(args.val_json, args.val_images) if args.val_json else None
+    if coco:
+        return load_coco(args.json, args.images), val
+    read, place = (read_voc, args.voc) if args.voc else (read_yolo, args.yolo)
+    if args.val_split:
+        val = read(place, args.val_split)
+    return read(place, args.split or "train"), val

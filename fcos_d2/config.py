@@ -14,6 +14,7 @@ __all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg", "has_key"]
 def add_fcos_config(cfg: CN) -> None:
     """Add the keys of FCOS to detectron2's config; a second call changes nothing."""
     _add_solver_and_input(cfg)
+    _add_datasets(cfg)
     _add_timm(cfg)
     if "FCOS" in cfg.MODEL:
         return
@@ -169,6 +170,14 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.INPUT.AUGS = []
         # Boxes of which augmentation cuts off all but this share are no ground truth.
         cfg.INPUT.MIN_VISIBLE = 0.0
+
+
+def _add_datasets(cfg: CN) -> None:
+    if "CUSTOM" in cfg.DATASETS:
+        return
+    # Data sets to register by name, as fcos_d2.data.custom.register_custom takes them:
+    # [{name: my_train, json: train.json, images: images/}, ...], or voc or yolo instead of json.
+    cfg.DATASETS.CUSTOM = []
 
 
 def _add_timm(cfg: CN) -> None:

@@ -1,0 +1,458 @@
+"""Every fault of a data set is found, and none where there is none."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos_d2 import cli
+from fcos_d2.data.check import (
+    KINDS,
+    InputRule,
+    check_dataset,
+    class_table,
+    findings_table,
+    input_rule,
+    save_pictures,
+)
+from fcos_d2.data.formats import load_coco
+
+RULE = InputRule(min_size=0, max_size=1000)  # images as they are
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+
+
+class Maker:
+    """Builds a COCO set in a folder: noise, so that no two pictures are equal."""
+
+    def __init__(self, folder, seed):
+        self.folder, self.rng = folder, np.random.default_rng(seed)
+        self.content = {"images": [], "annotations": [], "categories": CATEGORIES}
+        (folder / "images").mkdir(parents=True)
+
+    def image(self, name, size=(64, 48), boxes=((8, 8, 24, 20),), write=True, **changes):
+        """Adds an image and its boxes; ``changes`` go to its row."""
+        width, height = size
+        if write:
+            noise = self.rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(self.folder / "images" / name)
+        image_id = len(self.content["images"]) + 1
+        row = {"id": image_id, "file_name": name, "width": width, "height": height, **changes}
+        self.content["images"].append(row)
+        for box in boxes:
+            self.box(image_id, box)
+        return image_id
+
+    def box(self, image_id, box, **changes):
+        number = len(self.content["annotations"])
+        row = {
+            "id": number + 1,
+            "image_id": image_id,
+            "category_id": number % 2 + 1,
+            "bbox": list(box),
+            "iscrowd": 0,
+            **changes,
+        }
+        self.content["annotations"].append(row)
+
+    def path(self, name):
+        return self.folder / "images" / name
+
+    def write(self):
+        (self.folder / "data.json").write_text(json.dumps(self.content))
+
+    def load(self):
+        self.write()
+        return load_coco(self.folder / "data.json", self.folder / "images")
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Two images with a box each: nothing is wrong."""
+    maker = Maker(tmp_path / "train", seed=0)
+    maker.image("a.png")
+    maker.image("b.jpg", size=(48, 64))
+    return maker
+
+
+@pytest.fixture
+def val(tmp_path):
+    maker = Maker(tmp_path / "val", seed=1)
+    maker.image("v.png")
+    maker.image("w.jpg")
+    return maker
+
+
+def texts(findings):
+    """{kind: texts of its examples}, having made sure that counts and severities fit."""
+    for finding in findings:
+        assert finding.severity == KINDS[finding.kind][0]
+        assert finding.count >= len(finding.examples) > 0
+    return {finding.kind: [e.text for e in finding.examples] for finding in findings}
+
+
+def found(train, val=None, **options):
+    options = {"rule": RULE, **options}
+    return texts(check_dataset(train.load(), val.load() if val else None, **options))
+
+
+def save_turned(maker, name, size, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = maker.rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(maker.path(name), exif=exif)
+
+
+def test_a_clean_set_has_no_findings(train, val):
+    assert check_dataset(train.load(), val.load(), rule=RULE) == []
+    assert check_dataset(train.load(), fast=True) == []
+    assert findings_table([]) == "Nothing found"
+
+
+def test_a_set_with_every_fault_at_once_shows_every_kind(train, val):
+    for name, size, box in (
+        ("gone.png", (64, 48), (8, 8, 24, 20)),
+        ("text.png", (64, 48), (5, 5, float("nan"), 9)),
+        ("turned.jpg", (64, 48), (5, 5, 0, 9)),
+        ("upside.jpg", (64, 48), (64, 5, 9, 9)),
+        ("copy.png", (64, 48), (50, 8, 20, 20)),
+        ("small.png", (65, 48), (8, 8, 0.5, 20)),
+        ("a.png", (64, 48), (5, 5, 2, 2)),
+    ):
+        train.image(name, size=size, boxes=[box], write=name == "small.png")
+    train.path("text.png").write_text("no image")
+    save_turned(train, "turned.jpg", (64, 48), 6)
+    save_turned(train, "upside.jpg", (64, 48), 3)
+    train.path("copy.png").write_bytes(train.path("a.png").read_bytes())
+    train.content["images"][-2]["width"] = 66
+    train.image("empty.png", boxes=())
+    train.content["images"].append(dict(train.content["images"][0], file_name="v.png"))
+    train.path("v.png").write_bytes(train.path("b.jpg").read_bytes())
+    train.image("w2.jpg", write=False)
+    train.path("w2.jpg").write_bytes(val.path("w.jpg").read_bytes())
+    train.content["annotations"].append(dict(train.content["annotations"][0]))
+    train.box(77, (8, 8, 24, 20), category_id=55)
+    train.content["categories"] = [*CATEGORIES, *[{"id": 3, "name": "dog"}] * 2]
+    val.content["categories"] = [CATEGORIES[0], {"id": 9, "name": "dog"}]
+    # The same categories in another order cannot be here, too: their own test is below.
+    assert set(found(train, val)) == set(KINDS) - {"category_order_differs"}
+
+
+def test_files_that_are_missing_truncated_or_no_images(train):
+    train.image("gone.png", write=False)
+    train.image("cut.jpg")
+    train.path("cut.jpg").write_bytes(train.path("cut.jpg").read_bytes()[:-400])
+    train.image("cut.png")
+    train.path("cut.png").write_bytes(train.path("cut.png").read_bytes()[:-400])
+    train.image("text.png", write=False)
+    train.path("text.png").write_text("no image")
+    result = found(train)
+    assert set(result) == {"image_missing", "image_unreadable"}
+    assert [t.split(":")[0] for t in result["image_missing"]] == ["train gone.png"]
+    assert [t.split(":")[0] for t in result["image_unreadable"]] == [
+        "train cut.jpg",
+        "train cut.png",
+        "train text.png",
+    ]
+    fast = found(train, fast=True)["image_unreadable"]
+    assert not any("cut.jpg" in text for text in fast) and any("text.png" in t for t in fast)
+
+
+def test_sizes_and_exif_turns_against_the_json(train):
+    train.image("size.png", width=65)
+    for name, size, orientation in (
+        ("turned.jpg", (64, 48), 6),  # the JSON has the size before turning
+        ("upright.jpg", (48, 64), 6),  # the JSON has the size after turning: as it should be
+        ("upside.jpg", (64, 48), 3),
+        ("square.jpg", (32, 32), 8),
+    ):
+        train.image(name, size=(32, 32) if name == "square.jpg" else (64, 48), write=False)
+        save_turned(train, name, size, orientation)
+    assert found(train) == {
+        "size_differs": ["train size.png: 64 x 48, JSON 65 x 48"],
+        "exif_rotation": ["train turned.jpg: read as 48 x 64, JSON 64 x 48"],
+        "exif_ambiguous": ["train upside.jpg: orientation 3", "train square.jpg: orientation 8"],
+    }
+
+
+def test_detectron2_reads_the_size_that_is_expected_of_turned_images(train):
+    from detectron2.data.detection_utils import read_image
+
+    save_turned(train, "t.jpg", (64, 48), 6)
+    assert read_image(str(train.path("t.jpg")), "RGB").shape[:2] == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("kind", "box"),
+    [
+        ("box_empty", [5, 5, 0, 9]),
+        ("box_empty", [5, 5, 9, -3]),
+        ("box_not_finite", [5, 5, float("nan"), 9]),
+        ("box_not_finite", [5, float("inf"), 9, 9]),
+        ("box_outside", [64, 5, 9, 9]),
+        ("box_outside", [5, -9, 9, 9]),
+        ("box_over_border", [50, 8, 15, 20]),
+        ("box_over_border", [-1, 8, 20, 20]),
+    ],
+)
+def test_bad_boxes_are_reported_with_annotation_image_and_place(train, kind, box):
+    train.box(1, box)
+    assert found(train) == {
+        kind: [f"train a.png: annotation 3, box {json.dumps(box)}, image 64 x 48"]
+    }
+    (finding,) = check_dataset(train.load(), rule=RULE)
+    x, y, width, height = box
+    assert finding.examples[0].path == train.path("a.png")
+    np.testing.assert_equal(finding.examples[0].box, (x, y, x + width, y + height))
+
+
+def test_half_a_pixel_over_the_border_is_rounding(train):
+    train.box(1, [40, 20, 24.4, 28.4])
+    assert found(train) == {}
+
+
+def test_boxes_below_a_pixel_depend_on_the_input_size(train):
+    train.image("wide.png", size=(64, 32), boxes=[(3, 3, 8, 1.5)])
+    assert "box_tiny" not in found(train)
+    small = found(train, rule=InputRule(min_size=16, max_size=1000))
+    assert [t.split(",")[0] for t in small["box_tiny"]] == ["train wide.png: annotation 3"]
+    limited = found(train, rule=InputRule(min_size=64, max_size=32))
+    assert len(limited["box_tiny"]) == 1
+
+
+def test_boxes_that_no_location_learns(train):
+    train.box(1, (8, 8, 24, 20))  # the same as the first: only that one is learned
+    train.box(2, (5, 5, 2, 2))  # between the locations at 4 and 12
+    train.box(2, (21, 21, 2, 2), iscrowd=1)  # ignored anyhow
+    crowded = found(train)
+    assert list(crowded) == ["box_without_location"]
+    assert [t.split(",")[0] for t in crowded["box_without_location"]] == [
+        "train a.png: annotation 3",
+        "train b.jpg: annotation 4",
+    ]
+    larger = found(train, rule=InputRule(min_size=384, max_size=1000))["box_without_location"]
+    assert [t.split(",")[0] for t in larger] == ["train a.png: annotation 3"]
+
+
+def test_locations_are_those_of_the_model(train):
+    """The same boxes are positive in FCOS itself."""
+    import torch
+    from helpers import ground_truth, level_shapes, tiny_fcos
+
+    from fcos_d2.data import check
+    from fcos_d2.modeling.locations import make_locations
+
+    rng = np.random.default_rng(3)
+    low = rng.uniform(0, 80, (60, 2))
+    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 20, (60, 2))], 1))
+    rule = InputRule(min_size=128, max_size=1000)
+    model = tiny_fcos(num_classes=60)
+    locations = make_locations(level_shapes(128, 128), model.strides)
+    truth = ground_truth(boxes.float() * 1.28, list(range(60)), size=(128, 128))
+    labels, _ = model.label_locations(locations, [truth])
+    expected = sorted(set(range(60)) - set(labels.unique().tolist()))
+    assert 0 < len(expected) < 60
+    assert check._unowned(boxes, (100, 100), rule) == expected
+
+
+def test_ids_and_names_that_are_there_twice(train):
+    train.content["categories"] = [*CATEGORIES, {"id": 2, "name": "cat"}]
+    train.content["annotations"][1]["id"] = 1
+    train.image("c.png", boxes=())
+    train.content["images"][2]["id"] = 2
+    train.image("a.png", write=False)
+    assert found(train) == {
+        "category_id_twice": ["train: id 2, 2 times"],
+        "category_name_twice": ["train: name cat, 2 times"],
+        "annotation_id_twice": ["train: id 1, 2 times"],
+        "image_id_twice": ["train: id 2, 2 times"],
+        "file_name_twice": ["train: file_name a.png, 2 times"],
+    }
+
+
+def test_annotations_of_nothing(train):
+    train.box(77, (8, 8, 24, 20))
+    train.box(1, (8, 30, 30, 9), category_id=55)
+    assert found(train) == {
+        "unknown_image": ["train: annotation 3, image 77"],
+        "unknown_category": ["train: annotation 4, category 55"],
+    }
+
+
+def test_images_and_classes_without_boxes(train):
+    train.image("empty.png", boxes=())
+    train.content["categories"] = [*CATEGORIES, {"id": 3, "name": "ant"}]
+    assert found(train) == {
+        "class_without_boxes": ["train: ant (id 3)"],
+        "image_without_boxes": ["train empty.png: no annotation"],
+    }
+
+
+def test_pictures_that_are_there_twice(train, val):
+    train.image("copy.png", write=False)
+    train.path("copy.png").write_bytes(train.path("a.png").read_bytes())
+    val.image("other.jpg", size=(48, 64), write=False)
+    val.path("other.jpg").write_bytes(train.path("b.jpg").read_bytes())
+    val.image("a.png")
+    assert found(train, val) == {
+        "content_twice": ["train a.png = train copy.png"],
+        "same_picture_in_val": ["train b.jpg = val other.jpg"],
+        "same_name_in_val": ["a.png"],
+    }
+
+
+def test_one_image_folder_for_train_and_val_with_a_shared_file(train):
+    result = check_dataset(train.load(), train.load(), rule=RULE)
+    assert texts(result) == {
+        "same_picture_in_val": ["train a.png = val a.png", "train b.jpg = val b.jpg"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        (CATEGORIES[::-1], {"category_order_differs": ["train [(1, 'cat'), (2, 'dog')], val"]}),
+        (
+            [{"id": 2, "name": "cat"}, {"id": 1, "name": "dog"}],
+            {
+                "category_names_differ": [
+                    "class 0 is cat (id 1) in train, dog (id 1) in val",
+                    "class 1 is dog (id 2) in train, cat (id 2) in val",
+                ]
+            },
+        ),
+        (
+            [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}],
+            {"category_ids_differ": ["class 1 is dog (id 2) in train, dog (id 3) in val"]},
+        ),
+        (
+            CATEGORIES[:1],
+            {"category_names_differ": ["class 1 is dog (id 2) in train, nothing in val"]},
+        ),
+    ],
+)
+def test_categories_that_differ(train, val, categories, expected):
+    val.content["categories"] = categories
+    for annotation in val.content["annotations"]:
+        annotation["category_id"] = categories[annotation["id"] % len(categories)]["id"]
+    result = found(train, val)
+    assert set(result) == set(expected)
+    for kind, starts in expected.items():
+        assert len(result[kind]) == len(starts)
+        assert all(text.startswith(start) for text, start in zip(result[kind], starts))
+
+
+def test_counts_go_on_where_examples_end(train):
+    for _ in range(30):
+        train.box(1, (5, 5, 0, 0))
+    (finding,) = check_dataset(train.load(), rule=RULE)
+    assert (finding.count, len(finding.examples)) == (30, 20)
+    assert "... 27 more" in findings_table([finding])
+    assert "box_empty: a box whose width" in findings_table([finding])
+
+
+def test_frequencies_of_classes(train, val):
+    train.box(1, (8, 30, 30, 9), category_id=1)
+    val.content["categories"] = [*CATEGORIES, {"id": 0, "name": "007"}]
+    rows = [line.split() for line in class_table(train.load(), val.load()).splitlines()[2:]]
+    assert rows == [
+        ["0", "007", "0", "0"],
+        ["1", "cat", "2", "1", "1", "1"],
+        ["2", "dog", "1", "1", "1", "1"],
+    ]
+
+
+def test_pictures_show_the_bad_boxes(train, tmp_path):
+    train.box(1, (30, 30, 0, 9))
+    train.box(2, (200, 5, 9, 9))
+    train.box(2, (5, 5, float("nan"), 9))
+    train.image("gone.png", write=False)
+    findings = check_dataset(train.load(), rule=RULE)
+    assert save_pictures(findings, tmp_path / "pictures") == 3
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["box_empty-01-a.png", "box_not_finite-01-b.png", "box_outside-01-b.png"]
+    before = np.asarray(Image.open(train.path("a.png")))
+    after = np.asarray(Image.open(tmp_path / "pictures" / names[0]))
+    changed = np.argwhere((before != after).any(axis=2))
+    assert (after[30, 30] == (0, 229, 255)).all()
+    assert changed.min(0).tolist() >= [28, 28] and changed.max(0).tolist() <= [41, 37]
+
+
+def test_the_rule_is_that_of_the_config():
+    assert input_rule() == InputRule()
+    assert input_rule(min_size=64, max_size=96) == InputRule(min_size=64, max_size=96)
+    official = input_rule("official/fcos_R_50_FPN_1x.yaml")
+    assert official.center_radius is None and official.plus_one_area
+    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").grid_locations
+    with pytest.raises(ValueError, match="min size <= max size"):
+        input_rule(min_size=9, max_size=3)
+
+
+def command(train, *words):
+    train.write()
+    data = ["--json", train.folder / "data.json", "--images", train.folder / "images"]
+    sizes = ["--min-size", 48, "--max-size", 64]
+    return cli.main(["check-data", *map(str, [*data, *sizes, *words])])
+
+
+def test_the_command_ends_with_0_for_clean_and_1_for_faulty_data(train, val, tmp_path, capsys):
+    val.write()
+    more = ["--val-json", val.folder / "data.json", "--val-images", val.folder / "images"]
+    assert command(train, *more) == 0
+    output = capsys.readouterr()
+    assert "Nothing found" in output.out and "cat" in output.out and output.err == ""
+    train.image("empty.png", boxes=())
+    assert command(train, *more, "--fast") == 0  # no error
+    train.box(1, (5, 5, 0, 0))
+    assert command(train, *more, "--pictures", tmp_path / "p") == 1
+    output = capsys.readouterr().out
+    assert "box_empty" in output and "annotation 3, box [5, 5, 0, 0]" in output
+    assert f"2 pictures in {tmp_path / 'p'}" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--split", "val"], "--split and --val-split are for --voc and --yolo"),
+        (["--val-json", "a.json"], "--val-json needs --val-images"),
+        (["--config", "fcos_R50.yaml"], "nearest"),
+        (["--min-size", "100"], "min size <= max size"),
+        (["--val-json", "no.json", "--val-images", "."], "no annotation file no.json"),
+    ],
+)
+def test_the_command_ends_with_2_for_unusable_arguments(train, capsys, words, said):
+    assert command(train, *words) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1 and error.startswith("check-data: ")
+
+
+def test_the_command_ends_with_2_for_a_damaged_json_or_config(train, tmp_path, capsys):
+    train.content["annotations"][0]["bbox"] = [1, 2, 3]
+    assert command(train) == 2
+    said = capsys.readouterr().err
+    assert "data.json: annotations[0]['bbox'] is [1, 2, 3], expected [x, y, width" in said
+    train.content["annotations"][0]["bbox"] = [1, 2, 30, 40]
+    (tmp_path / "bad.yaml").write_text("MODEL: {\n")
+    assert command(train, "--config", tmp_path / "bad.yaml") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    with pytest.raises(SystemExit) as end:
+        cli.main(["check-data"])
+    assert end.value.code == 2
+
+
+def test_the_command_reads_yolo_and_voc(tmp_path, capsys):
+    for part in ("images/train", "images/val", "labels/train", "labels/val"):
+        (tmp_path / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("train/a", "val/b"):
+        noise = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert cli.main(["check-data", "--yolo", str(yaml), "--val-split", "val"]) == 0
+    assert "Nothing found" in capsys.readouterr().out
+    assert cli.main(["check-data", "--yolo", str(yaml), "--split", "test"]) == 2
+    assert "no split 'test'" in capsys.readouterr().err
+    assert cli.main(["check-data", "--voc", str(tmp_path)]) == 2
+    assert "no Pascal VOC folder" in capsys.readouterr().err
