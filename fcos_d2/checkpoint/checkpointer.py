@@ -1,6 +1,7 @@
 """Loading weights: what matched is said, what cannot be right is refused."""
 
 import contextlib
+import glob
 import logging
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # Name of the checkpoint with the best metric.
 BEST = "model_best"
+_UNFINISHED = ".tmp"
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
@@ -73,6 +75,12 @@ class FCOSCheckpointer(DetectionCheckpointer):
         _write_whole(path, lambda file: torch.save(data, file))
         if name != BEST:  # training goes on from the last one, not from the best
             self.tag_last_checkpoint(f"{name}.pth")
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed processes had begun to write."""
+        if self.save_dir and self.save_to_disk:
+            for path in glob.glob(os.path.join(glob.escape(self.save_dir), f"*{_UNFINISHED}")):
+                os.remove(path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")
@@ -146,7 +154,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
 
 def _write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}{_UNFINISHED}"
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
 from ..config import get_cfg
+from ..data.custom import register_custom
 from ..data.loader import training_records
 from ..model_zoo import get_config_file
 from .launch import launch
@@ -31,7 +32,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
     parser.add_argument("--skip-test", action="store_true", help="train without any evaluation")
-    parser.add_argument(
+    data = parser.add_argument_group(
+        "data", "your own, without code; then --num-classes is auto unless given"
+    )
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE", help="annotations in COCO's format")
+        data.add_argument(f"--{split}-images", metavar="FOLDER", help="their images")
+    data.add_argument("--yolo", metavar="YAML", help="data.yaml of a YOLO data set")
+    data.add_argument(
+        "--voc", metavar="FOLDER", help="VOC data set with ImageSets/Main/train.txt and val.txt"
+    )
+    data.add_argument(
         "--num-classes",
         type=_number_or_auto,
         metavar="auto|N",
@@ -85,6 +96,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
     check_opts(args.opts)
     cfg = load_cfg(args)
     _start_logging(cfg)
+    use_data_of_arguments(cfg, args)
+    register_custom(cfg.DATASETS.CUSTOM, os.path.join(cfg.OUTPUT_DIR, "datasets"))
     _complete_classes(cfg, args)
     if args.eval_only:
         _freeze_and_record(cfg, args)
@@ -143,6 +156,45 @@ def setup(args: argparse.Namespace):
     _start_logging(cfg)
     _freeze_and_record(cfg, args)
     return cfg
+
+
+def use_data_of_arguments(cfg, args: argparse.Namespace) -> None:
+    """Put the data that the command line names into DATASETS.CUSTOM, TRAIN and TEST.
+
+    Raises:
+        ValueError: if a JSON file comes without its images, or formats are mixed.
+    """
+    given = [name for name in ("yolo", "voc", "train_json", "val_json") if getattr(args, name)]
+    if {"yolo", "voc"} & set(given) and len(given) > 1:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{options}: give the data in one format")
+    specs = {}
+    for split, key in (("train", "TRAIN"), ("val", "TEST")):
+        spec = _spec_of_arguments(args, split)
+        if spec is not None:
+            specs[key] = spec
+            cfg.DATASETS[key] = (spec["name"],)
+    if not specs:
+        return
+    if "TEST" not in specs:
+        cfg.DATASETS.TEST = ()
+    if args.num_classes is None:
+        args.num_classes = "auto"
+    known = [
+        s for s in cfg.DATASETS.CUSTOM if s.get("name") not in (s2["name"] for s2 in specs.values())
+    ]
+    cfg.DATASETS.CUSTOM = [*known, *specs.values()]
+
+
+def _spec_of_arguments(args: argparse.Namespace, split: str) -> dict | None:
+    name = f"custom_{split}"
+    for form in ("yolo", "voc"):
+        if getattr(args, form):
+            return {"name": name, form: getattr(args, form), "split": split}
+    json_file, images = getattr(args, f"{split}_json"), getattr(args, f"{split}_images")
+    if bool(json_file) != bool(images):
+        raise ValueError(f"--{split}-json and --{split}-images belong together: one is missing")
+    return {"name": name, "json": json_file, "images": images} if json_file else None
 
 
 def _start_logging(cfg) -> None:

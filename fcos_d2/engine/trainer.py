@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
@@ -20,6 +20,7 @@ from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
 from .ema import EMA, UpdateEMA
+from .evaluator import FCOSEvaluator
 from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
 from .step import TrainStep
 
@@ -78,6 +79,7 @@ class FCOSTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from OUTPUT_DIR's last checkpoint, or start from MODEL.WEIGHTS."""
+        self.checkpointer.remove_unfinished()
         names = self.checkpointer.class_names
         super().resume_or_load(resume)
         self.checkpointer.class_names = names
@@ -176,7 +178,7 @@ class FCOSTrainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:  # else the last one's results would replace the others'
             folder = os.path.join(folder, dataset_name)
-        return COCOEvaluator(dataset_name, output_dir=folder)
+        return FCOSEvaluator(dataset_name, output_dir=folder)
 
     @classmethod
     def build_optimizer(cls, cfg, model: torch.nn.Module) -> torch.optim.Optimizer:

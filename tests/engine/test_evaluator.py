@@ -1,0 +1,39 @@
+"""An AP of 0 or no number comes with its reason."""
+
+import pytest
+from tiny import tiny_overrides
+
+from fcos_d2.engine import main as engine
+from fcos_d2.engine.evaluator import explain_low_ap
+
+NAN = float("nan")
+
+
+def item(image, category, box=(10, 10, 20, 20)):
+    return {"image_id": image, "category_id": category, "bbox": list(box)}
+
+
+@pytest.mark.parametrize(
+    ("ap", "detections", "annotations", "reason"),
+    [
+        (50.0, [], [], ""),
+        (NAN, [item(1, 1)], [], "no annotations"),
+        (NAN, [], [item(1, 1)], "detected nothing"),
+        (0.0, [item(1, 1)], [item(2, 1)], "different images"),
+        (0.0, [item(1, 1, (50, 50, 9, 9))], [item(1, 1)], "none of 1 detections overlaps"),
+        (0.0, [item(1, 2)], [item(1, 1)], "always as another class"),
+        (0.0, [item(1, 1), item(1, 2)], [item(1, 1)], "only 1 objects were found"),
+        (-1.0, [], [item(1, 1)], "detected nothing"),
+    ],
+)
+def test_the_reason_is_named(ap, detections, annotations, reason):
+    text = explain_low_ap(ap, detections, annotations)
+    assert reason in text and bool(reason) == bool(text)
+
+
+def test_evaluation_of_an_untrained_model_says_so(tmp_path, tiny):
+    words = tiny_overrides(tmp_path / "output", **{"MODEL.FCOS.INFERENCE_TH_TEST": 0.9})
+    words = ["--config-file", "fcos_R_50_FPN_1x.yaml", "--eval-only", "--allow-partial", *words]
+    engine.main(engine.make_parser().parse_args(words))
+    log = (tmp_path / "output" / "log.txt").read_text()
+    assert "AP is nan: the model detected nothing" in log
