@@ -246,8 +246,8 @@ def test_locations_are_those_of_the_model(train):
     from fcos_d2.modeling.locations import make_locations
 
     rng = np.random.default_rng(3)
-    low = rng.uniform(0, 80, (60, 2))
-    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 20, (60, 2))], 1))
+    low = rng.uniform(0, 40, (60, 2))
+    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 60, (60, 2))], 1))
     rule = InputRule(min_size=128, max_size=1000)
     model = tiny_fcos(num_classes=60)
     locations = make_locations(level_shapes(128, 128), model.strides)
