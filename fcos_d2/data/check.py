@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,6 +60,9 @@ KINDS = {
     "category_name_twice": ("warning", "two categories with one name are two classes"),
     "unknown_image": ("error", "an annotation of an image that is not there"),
     "unknown_category": ("error", "an annotation of a category that is not there"),
+    "area_or_iscrowd": ("error", "no area >= 0, or iscrowd not 0 or 1: COCO's evaluation stops"),
+    "ignore_set": ("error", "detectron2 stops where `ignore` is not 0: use iscrowd"),
+    "annotation_id_zero": ("warning", "COCO's evaluation takes a match with it for no match"),
     "box_not_finite": ("error", "a box with NaN or infinity"),
     "box_empty": ("error", "a box whose width or height is zero or negative"),
     "box_outside": ("error", "a box that is nowhere in its image"),
@@ -216,6 +219,7 @@ def check_dataset(
     for label, data in sets.items():
         part = _Part(label, data, found)
         _check_ids(part)
+        _check_fields(part)
         _check_files(part, fast, progress)
         usable = _check_boxes(part, rule)
         _check_locations(part, rule, usable, progress)
@@ -290,6 +294,19 @@ def _check_ids(part: _Part) -> None:
             part.add("unknown_category", text)
 
 
+def _check_fields(part: _Part) -> None:
+    """What reading and evaluating need besides the box."""
+    for annotation in part.annotations:
+        area, iscrowd = annotation.get("area"), annotation.get("iscrowd")
+        text = f"annotation {annotation['id']}"
+        if not (isinstance(area, (int, float)) and area >= 0) or iscrowd not in (0, 1):
+            part.add("area_or_iscrowd", f"{text}, area {area!r}, iscrowd {iscrowd!r}")
+        if annotation.get("ignore", 0) != 0:
+            part.add("ignore_set", f"{text}, ignore {annotation['ignore']!r}")
+        if annotation["id"] == 0:
+            part.add("annotation_id_zero", text)
+
+
 # ---- files
 
 
@@ -339,15 +356,12 @@ def _inspect_fast(path: Path) -> _FileFacts:
 
 
 def _in_threads(function: Callable, items: Sequence, what: str, progress: bool) -> list:
-    """Results in order; decoding and hashing leave Python's lock to others."""
+    """Results in order; decoding, hashing and torch leave Python's lock to others."""
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about single files
-        return list(_bar(pool.map(function, items), what, progress, len(items)))
-
-
-def _bar(items: Iterable, what: str, progress: bool, total: int) -> Iterable:
-    # None: only on a terminal
-    return tqdm(items, what, total, leave=False, disable=None if progress else True)
+        hidden = None if progress else True  # None: shown on a terminal only
+        results = pool.map(function, items)
+        return list(tqdm(results, what, len(items), leave=False, disable=hidden))
 
 
 def _check_contents(sets: Mapping[str, CocoData], found: _Collector, progress: bool) -> None:
@@ -356,7 +370,7 @@ def _check_contents(sets: Mapping[str, CocoData], found: _Collector, progress: b
     for label, data in sets.items():
         for name in dict.fromkeys(image["file_name"] for image in data.content["images"]):
             path = data.image_root / name
-            if path.is_file():
+            if os.path.isfile(path):  # also False for names that no file can have
                 places.setdefault(path.resolve(), []).append((label, name))
     same = _same_contents(places, progress)
     for group in same:
@@ -442,13 +456,16 @@ def _check_locations(part: _Part, rule: InputRule, usable: np.ndarray, progress:
     for annotation, good in zip(part.annotations, usable, strict=True):
         if good and annotation["image_id"] in part.by_id and not annotation.get("iscrowd", 0):
             per_image[annotation["image_id"]].append(annotation)
-    for image_id, annotations in _bar(
-        per_image.items(), f"{part.label} locations", progress, len(per_image)
-    ):
+
+    def unowned(image_id: int) -> list[int]:
         image = part.by_id[image_id]
-        boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float64)
+        boxes = torch.tensor([a["bbox"] for a in per_image[image_id]], dtype=torch.float64)
         boxes[:, 2:] += boxes[:, :2]
-        for i in _unowned(boxes, (image["width"], image["height"]), rule):
+        return _unowned(boxes, (image["width"], image["height"]), rule)
+
+    indices = _in_threads(unowned, list(per_image), f"{part.label} locations", progress)
+    for annotations, missed in zip(per_image.values(), indices, strict=True):
+        for i in missed:
             _add_box(part, "box_without_location", annotations[i])
 
 

@@ -86,6 +86,8 @@ def load_coco(json_file: str | os.PathLike, image_root: str | os.PathLike) -> Co
     content = _load_json(json_file)
     for part in _FIELDS:
         _check_rows(json_file, content, part)
+        if not content[part] and part != "annotations":
+            raise ValueError(f"{json_file}: no {part}")
     return CocoData(content, Path(image_root))
 
 
@@ -146,7 +148,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return _is_whole(value) and value > 0
+    return _is_whole(value) and 0 < value < 2**31
 
 
 def _is_text(value: object) -> bool:
@@ -188,6 +190,7 @@ def _to_coco(
 ) -> dict:
     """COCO's content, all ids from 1; an image is (file name, (width, height), objects)."""
     content = {
+        "info": {},  # some versions of pycocotools want it in the evaluation
         "images": [],
         "annotations": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],

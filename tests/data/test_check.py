@@ -50,6 +50,7 @@ class Maker:
             "image_id": image_id,
             "category_id": number % 2 + 1,
             "bbox": list(box),
+            "area": 100,
             "iscrowd": 0,
             **changes,
         }
@@ -131,7 +132,7 @@ def test_a_set_with_every_fault_at_once_shows_every_kind(train, val):
     train.image("w2.jpg", write=False)
     train.path("w2.jpg").write_bytes(val.path("w.jpg").read_bytes())
     train.content["annotations"].append(dict(train.content["annotations"][0]))
-    train.box(77, (8, 8, 24, 20), category_id=55)
+    train.box(77, (8, 8, 24, 20), category_id=55, id=0, area=None, ignore=1)
     train.content["categories"] = [*CATEGORIES, *[{"id": 3, "name": "dog"}] * 2]
     val.content["categories"] = [CATEGORIES[0], {"id": 9, "name": "dog"}]
     # The same categories in another order cannot be here, too: their own test is below.
@@ -140,6 +141,7 @@ def test_a_set_with_every_fault_at_once_shows_every_kind(train, val):
 
 def test_files_that_are_missing_truncated_or_no_images(train):
     train.image("gone.png", write=False)
+    train.image("x" * 300, write=False)
     train.image("cut.jpg")
     train.path("cut.jpg").write_bytes(train.path("cut.jpg").read_bytes()[:-400])
     train.image("cut.png")
@@ -150,6 +152,7 @@ def test_files_that_are_missing_truncated_or_no_images(train):
     assert set(result) == {"image_missing", "image_unreadable"}
     assert [t.split(":")[0] for t in result["image_missing"]] == ["train gone.png"]
     assert [t.split(":")[0] for t in result["image_unreadable"]] == [
+        f"train {'x' * 300}",
         "train cut.jpg",
         "train cut.png",
         "train text.png",
@@ -243,8 +246,8 @@ def test_locations_are_those_of_the_model(train):
     from fcos_d2.modeling.locations import make_locations
 
     rng = np.random.default_rng(3)
-    low = rng.uniform(0, 80, (60, 2))
-    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 20, (60, 2))], 1))
+    low = rng.uniform(0, 40, (60, 2))
+    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 60, (60, 2))], 1))
     rule = InputRule(min_size=128, max_size=1000)
     model = tiny_fcos(num_classes=60)
     locations = make_locations(level_shapes(128, 128), model.strides)
@@ -267,6 +270,20 @@ def test_ids_and_names_that_are_there_twice(train):
         "annotation_id_twice": ["train: id 1, 2 times"],
         "image_id_twice": ["train: id 2, 2 times"],
         "file_name_twice": ["train: file_name a.png, 2 times"],
+    }
+
+
+def test_what_reading_and_evaluation_would_stop_at(train):
+    first, second = train.content["annotations"]
+    del first["iscrowd"]
+    second.update(id=0, ignore=1, area=None)
+    assert found(train) == {
+        "area_or_iscrowd": [
+            "train: annotation 1, area 100, iscrowd None",
+            "train: annotation 0, area None, iscrowd 0",
+        ],
+        "ignore_set": ["train: annotation 0, ignore 1"],
+        "annotation_id_zero": ["train: annotation 0"],
     }
 
 

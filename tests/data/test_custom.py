@@ -6,7 +6,10 @@ import pickle
 import threading
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 import fcos_d2
@@ -88,6 +91,22 @@ def test_yolo_and_voc_become_coco(yolo, voc, tmp_path):
     assert record["annotations"][0]["bbox"] == [0, 0, 10, 10]
     assert record["annotations"][0]["iscrowd"] == 1
     assert os.path.dirname(MetadataCatalog.get("my_voc").json_file) == str(tmp_path / "cache")
+
+
+def test_the_evaluator_gives_ap_100_to_the_ground_truth_of_a_conversion(yolo, voc, tmp_path):
+    for name in register_custom([yolo, voc], tmp_path / "cache"):
+        evaluator = COCOEvaluator(name, ("bbox",), False, use_fast_impl=False)
+        evaluator.reset()
+        for record in DatasetCatalog.get(name):
+            x, y, width, height = record["annotations"][0]["bbox"]
+            instances = Instances(
+                (record["height"], record["width"]),
+                pred_boxes=Boxes(torch.tensor([[x, y, x + width, y + height]])),
+                scores=torch.ones(1),
+                pred_classes=torch.tensor([record["annotations"][0]["category_id"]]),
+            )
+            evaluator.process([record], [{"instances": instances}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_specs_of_the_config_are_taken(coco, tmp_path):
