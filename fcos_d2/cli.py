@@ -1,6 +1,7 @@
 """``fcos-d2 COMMAND`` or ``python -m fcos_d2 COMMAND``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,14 @@ def _parser() -> argparse.ArgumentParser:
         "known for published files",
     )
     convert.set_defaults(run=_convert)
+    plot = commands.add_parser("plot", help="draw the curves of a training")
+    plot.add_argument("folder", metavar="OUTPUT_DIR", help="of the training; holds metrics.json")
+    plot.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/curves.png")
+    plot.set_defaults(run=_plot)
+    weights = commands.add_parser(
+        "fetch-weights", help="EfficientNet-Lite0's ImageNet weights, which small.yaml starts from"
+    )
+    weights.set_defaults(run=_fetch_weights)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
     configs.set_defaults(run=_configs)
     _add_check_data(commands)
@@ -120,6 +129,31 @@ config    {made.config}
 Evaluate it:
     {sys.executable} train_net.py --eval-only --config-file {made.config}"""
     )
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from .engine.curves import plot_curves
+
+    picture = args.output or os.path.join(args.folder, "curves.png")
+    try:
+        plot_curves(os.path.join(args.folder, "metrics.json"), picture)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"plot: {error}", file=sys.stderr)
+        return 1
+    print(picture)
+    return 0
+
+
+def _fetch_weights(args: argparse.Namespace) -> int:
+    from .data.catalog import dataset_root
+    from .data.pretrained import prepare_efficientnet_lite0
+
+    try:
+        print(prepare_efficientnet_lite0(dataset_root()))
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"fetch-weights: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,5 +1,6 @@
 """Every config key of FCOS, with its default and meaning, on top of detectron2's."""
 
+import contextlib
 import dataclasses
 import difflib
 
@@ -113,7 +114,7 @@ class FCOSCfgNode(CN):
 
     def merge_from_list(self, cfg_list: list) -> None:
         try:
-            super().merge_from_list(cfg_list)
+            super().merge_from_list(_whole_numbers_as_floats(self, cfg_list))
         except (KeyError, AssertionError) as error:
             keys = [str(key) for key in cfg_list[::2]]
             unknown = next((key for key in keys if not has_key(self, key)), None)
@@ -139,7 +140,7 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
         # Epochs; above 0 they replace MAX_ITER, and STEPS_EPOCHS replaces STEPS (which otherwise
         # stay at the same share of the training).
-        cfg.SOLVER.MAX_EPOCHS = 0.0
+        cfg.SOLVER.MAX_EPOCHS = 0
         cfg.SOLVER.STEPS_EPOCHS = ()
         # Batch that learning rate and iterations are written for: both are scaled to
         # IMS_PER_BATCH, and so are periods and warm-up. 0 takes them as they are.
@@ -202,6 +203,23 @@ def _all_keys(cfg: CN, prefix: str = "") -> list[str]:
         if isinstance(value, CN):
             keys += _all_keys(value, f"{prefix}{name}.")
     return keys
+
+
+def _whole_numbers_as_floats(cfg: CN, cfg_list: list) -> list:
+    """KEY VALUE pairs in which 1 may stand for 1.0."""
+    words = list(cfg_list)
+    for i in range(0, len(words) - 1, 2):
+        key, value = str(words[i]), words[i + 1]
+        if has_key(cfg, key) and isinstance(_get(cfg, key), float):
+            with contextlib.suppress(ValueError):
+                words[i + 1] = float(value) if not isinstance(value, bool) else value
+    return words
+
+
+def _get(cfg: CN, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 def has_key(cfg: CN, key: str) -> bool:

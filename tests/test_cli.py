@@ -35,3 +35,27 @@ def test_a_failed_quickstart_says_why_and_ends_with_status_1(monkeypatch, capsys
 def test_an_unknown_command_is_rejected():
     with pytest.raises(SystemExit):
         cli.main(["detekt"])
+
+
+def test_plot_draws_the_curves_of_a_training(tmp_path, capsys):
+    (tmp_path / "metrics.json").write_text('{"iteration": 19, "total_loss": 1.5, "lr": 0.1}\n')
+    assert cli.main(["plot", str(tmp_path)]) == 0
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert capsys.readouterr().out.strip() == str(tmp_path / "curves.png")
+    assert cli.main(["plot", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_fetch_weights_says_where_they_are_or_why_not(monkeypatch, capsys):
+    from fcos_d2.data import pretrained
+
+    monkeypatch.setattr(pretrained, "prepare_efficientnet_lite0", lambda root: "there.pth")
+    assert cli.main(["fetch-weights"]) == 0
+    assert capsys.readouterr().out.strip() == "there.pth"
+
+    def fail(root):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(pretrained, "prepare_efficientnet_lite0", fail)
+    assert cli.main(["fetch-weights"]) == 1
+    assert "no network" in capsys.readouterr().err

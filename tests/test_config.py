@@ -79,3 +79,11 @@ def test_coco_recipe_is_the_published_one():
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((800,), 1333)
     assert cfg.DATASETS.TRAIN == ("coco_2017_train",)
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.MODEL.PIXEL_STD == [1.0, 1.0, 1.0]
+
+
+def test_whole_numbers_may_stand_for_floats_on_the_command_line():
+    cfg = fcos_d2.get_cfg()
+    cfg.merge_from_list(["SOLVER.BASE_LR", "1", "MODEL.FCOS.POS_RADIUS", 2])
+    assert cfg.SOLVER.BASE_LR == 1.0 and isinstance(cfg.MODEL.FCOS.POS_RADIUS, float)
+    with pytest.raises(ValueError, match="Type mismatch"):
+        cfg.merge_from_list(["SOLVER.BASE_LR", "fast"])

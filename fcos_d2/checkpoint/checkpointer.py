@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # Name of the checkpoint with the best metric.
 BEST = "model_best"
 _UNFINISHED = ".tmp"
+# What several of our configs start from.
+_OWN_WEIGHTS = "tf_efficientnet_lite0.pth"
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
@@ -57,6 +59,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(
                 f"MODEL.WEIGHTS: no file {path!r} (in {os.getcwd()}); give a path, an https:// or "
                 "detectron2:// address, or '' to start from random weights"
+                + ("; `fcos-d2 fetch-weights` gets this one" if _OWN_WEIGHTS in path else "")
             )
         self._address = path or ""
         return super().load(path, *args, **kwargs)

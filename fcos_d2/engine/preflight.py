@@ -78,7 +78,7 @@ def class_names(name: str) -> list[str] | None:
         raise KeyError(
             f"no data set {name!r} is registered"
             + (f"; nearest: {', '.join(near)}" if near else "")
-            + ". register_coco_instances registers one"
+            + ". --train-json, --yolo and --voc name your own files, and so does DATASETS.CUSTOM"
         )
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
