@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetFromList,
+    MetadataCatalog,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.samplers import (
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -17,19 +22,63 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["TrainLoader", "build_sampler", "plan_batches", "training_records"]
+__all__ = ["TrainLoader", "build_sampler", "load_records", "plan_batches", "training_records"]
 
 logger = logging.getLogger(__name__)
+
+# What detectron2 and pycocotools raise for files that are not what they should be.
+_DAMAGED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+)
 
 # A sample: its position in the stream of this process, and the index of its record.
 Sample = tuple[int, int]
 
 
 def training_records(cfg) -> list[dict]:
-    """Records of DATASETS.TRAIN, filtered as detectron2 does."""
-    return get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    """Records of DATASETS.TRAIN, filtered as detectron2 does.
+
+    Raises:
+        ValueError: naming the data set, if its annotations are damaged or nothing is left.
+    """
+    return load_records(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+
+
+def load_records(names: Sequence[str], filter_empty: bool = False) -> list[dict]:
+    """Records of registered data sets.
+
+    Raises:
+        ValueError: naming the data set, if its annotations are damaged or none is left.
+    """
+    try:
+        return get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
+    except _DAMAGED as error:
+        _name_the_damaged(names)
+        raise ValueError(
+            f"the data sets {', '.join(names)} cannot be used: {error!s:.300}. If no picture has "
+            "objects, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
+        ) from error
+
+
+def _name_the_damaged(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            records = DatasetCatalog.get(name)
+        except _DAMAGED as error:
+            where = MetadataCatalog.get(name).get("json_file", name)
+            reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise ValueError(
+                f"the annotations of {name} ({where}) cannot be read: {reason!s:.300}. "
+                "`fcos-d2 check-data` lists what is wrong with them"
+            ) from error
+        if not records:
+            raise ValueError(f"the data set {name} has no images")
 
 
 def build_sampler(cfg, records: Sequence[dict], seed: int) -> Iterable[int]:

@@ -10,6 +10,18 @@ from .augmentation import build_augmentations
 
 __all__ = ["FCOSDatasetMapper"]
 
+# What Pillow, NumPy and detectron2 raise for content that is not what it should be.
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    AssertionError,
+    OverflowError,
+    RuntimeError,
+)
+
 
 class FCOSDatasetMapper(DatasetMapper):
     """Reads an image, augments it with its boxes; see detectron2's ``DatasetMapper``.
@@ -51,6 +63,11 @@ class FCOSDatasetMapper(DatasetMapper):
             ) from error
         except (OSError, SyntaxError) as error:
             raise ValueError(f"image {name} cannot be read: {error}. Replace it") from error
+        except _DAMAGED as error:
+            raise ValueError(
+                f"image {name} or its annotations cannot be used: {error!r:.300}. "
+                "`fcos-d2 check-data` lists what is wrong with a data set"
+            ) from error
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
         if self.min_visible > 0:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.engine import default_argument_parser, default_setup
@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoint import FCOSCheckpointer
 from ..config import get_cfg
 from ..data.custom import register_custom
-from ..data.loader import training_records
+from ..data.loader import load_records, training_records
 from ..model_zoo import get_config_file
 from .launch import launch
 from .preflight import check_batch, check_datasets, class_names
@@ -100,11 +100,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
     register_custom(cfg.DATASETS.CUSTOM, os.path.join(cfg.OUTPUT_DIR, "datasets"))
     _complete_classes(cfg, args)
     if args.eval_only:
+        check_test_sets(cfg.DATASETS.TEST)
         _freeze_and_record(cfg, args)
         model = load_for_evaluation(cfg, resume=args.resume, allow_partial=args.allow_partial)
         return lambda: FCOSTrainer.test(cfg, model)
     check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE)
     scale_to_batch(cfg)
+    if not args.skip_test:
+        check_test_sets(cfg.DATASETS.TEST)
     records = training_records(cfg)
     apply_epochs(cfg, len(records))
     _freeze_and_record(cfg, args)
@@ -156,6 +159,21 @@ def setup(args: argparse.Namespace):
     _start_logging(cfg)
     _freeze_and_record(cfg, args)
     return cfg
+
+
+def check_test_sets(names: Sequence[str]) -> None:
+    """Every test set can be read and has something to compare with.
+
+    Raises:
+        ValueError: naming the one that cannot or has not.
+    """
+    for name in names:
+        records = load_records([name])
+        if not any(r.get("annotations") for r in records):
+            raise ValueError(
+                f"the test set {name} has no annotations, so no AP can be computed (COCO's "
+                "test-dev has none). Name another one in DATASETS.TEST, or train with --skip-test"
+            )
 
 
 def use_data_of_arguments(cfg, args: argparse.Namespace) -> None:
