@@ -153,6 +153,8 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.SOLVER.EMA = type(cfg)()
         cfg.SOLVER.EMA.ENABLED = False
         cfg.SOLVER.EMA.DECAY = 0.999
+        # Log to this project of Weights & Biases too; needs `pip install wandb`.
+        cfg.SOLVER.WANDB_PROJECT = ""
         # Only algorithms that give the same numbers each time; slower on a GPU.
         cfg.SOLVER.DETERMINISTIC = False
         # SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" clips the norm of all gradients together.
@@ -171,6 +173,8 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.INPUT.AUGS = []
         # Boxes of which augmentation cuts off all but this share are no ground truth.
         cfg.INPUT.MIN_VISIBLE = 0.0
+        # Teach nothing about the background inside boxes that are annotated as crowds.
+        cfg.INPUT.IGNORE_CROWDS = False
 
 
 def _add_datasets(cfg: CN) -> None:

@@ -1,6 +1,7 @@
 """detectron2's dataset mapper, with augmentations from config and errors that name the file."""
 
 import numpy as np
+import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
@@ -30,18 +31,29 @@ class FCOSDatasetMapper(DatasetMapper):
         is_train: whether ground truth is wanted.
         min_visible: a box of which augmentation leaves no more than this share of its area inside
             the image is no ground truth; 0 keeps every remainder, as detectron2 does.
+        ignore_crowds: give the boxes of crowds as ``ignore_boxes``, (K, 4) in pixels of the
+            augmented image, instead of forgetting them.
         **options: of ``DatasetMapper``.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, min_visible: float = 0.0, **options):
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        min_visible: float = 0.0,
+        ignore_crowds: bool = False,
+        **options,
+    ):
         super().__init__(is_train, **options)
         self.min_visible = min_visible
+        self.ignore_crowds = ignore_crowds
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True):
         arguments = super().from_config(cfg, is_train)
         arguments["min_visible"] = cfg.INPUT.MIN_VISIBLE
+        arguments["ignore_crowds"] = cfg.INPUT.IGNORE_CROWDS
         if is_train and cfg.INPUT.AUGS:
             arguments["augmentations"] = build_augmentations(cfg.INPUT.AUGS)
         return arguments
@@ -76,7 +88,16 @@ class FCOSDatasetMapper(DatasetMapper):
                 for a in dataset_dict["annotations"]
                 if _visible_share(a, transforms, image_shape) > self.min_visible
             ]
+        crowds = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0)]
         super()._transform_annotations(dataset_dict, transforms, image_shape)
+        if self.ignore_crowds:
+            dataset_dict["ignore_boxes"] = _transformed_boxes(crowds, transforms)
+
+
+def _transformed_boxes(annotations: list[dict], transforms) -> torch.Tensor:
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return torch.as_tensor(transforms.apply_box(array).astype(np.float32)).reshape(-1, 4)
 
 
 def _visible_share(annotation: dict, transforms, image_shape: tuple[int, int]) -> float:

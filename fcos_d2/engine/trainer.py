@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from .ema import EMA, UpdateEMA
 from .evaluator import FCOSEvaluator
 from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
 from .step import TrainStep
+from .writers import ProgressBar, WandbWriter
 
 __all__ = ["WHOLE_MODEL", "FCOSTrainer", "build_validation_loader"]
 
@@ -140,6 +142,15 @@ class FCOSTrainer(DefaultTrainer):
             return self._last_eval_results
 
         return hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
+
+    def build_writers(self) -> list:
+        """detectron2's, a progress bar on a terminal, and Weights & Biases if asked for."""
+        writers = super().build_writers()
+        if sys.stderr.isatty():
+            writers.append(ProgressBar(self.max_iter, self.start_iter))
+        if self.cfg.SOLVER.WANDB_PROJECT:
+            writers.append(WandbWriter(self.cfg))
+        return writers
 
     def train(self):
         """Train; returns the results of the last evaluation, None without one."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["assign_boxes", "assign_image", "ltrb_distances"]
+__all__ = ["assign_boxes", "assign_image", "inside_any", "ltrb_distances"]
 
 # Locations x boxes handled at once: bounds the memory of an image with thousands of boxes.
 _PAIRS_AT_ONCE = 4_000_000
@@ -25,6 +25,11 @@ def ltrb_distances(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.stack(
         (x - boxes[..., 0], y - boxes[..., 1], boxes[..., 2] - x, boxes[..., 3] - y), dim=-1
     )
+
+
+def inside_any(points: Tensor, boxes: Tensor) -> Tensor:
+    """(P,) whether a point lies strictly inside one of (K, 4) boxes."""
+    return (ltrb_distances(points[:, None], boxes[None]).amin(dim=2) > 0).any(dim=1)
 
 
 def assign_image(

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from .assignment import assign_boxes, ltrb_distances
+from .assignment import assign_boxes, inside_any, ltrb_distances
 from .compat import Compat
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
@@ -27,6 +27,8 @@ from .visualize import training_picture
 
 __all__ = ["FCOS"]
 
+# A logit that costs background nothing, in any precision.
+_SURE_BACKGROUND = -1e4
 CLS_NORMALIZERS = ("fg", "moving_fg", "all")
 BOX_QUALITIES = ("ctrness", "iou")
 
@@ -199,7 +201,8 @@ class FCOS(nn.Module):
                 for d, x in zip(detections, batched_inputs, strict=True)
             ]
         instances = self._ground_truth(batched_inputs)
-        losses = self.losses(*predictions, locations, instances)
+        ignore = [x["ignore_boxes"].to(self.device) for x in batched_inputs if "ignore_boxes" in x]
+        losses = self.losses(*predictions, locations, instances, ignore or None)
         self._visualize(batched_inputs, predictions, locations, images.image_sizes)
         return losses
 
@@ -226,6 +229,7 @@ class FCOS(nn.Module):
         quality: Tensor,
         locations: Locations,
         instances: Sequence[Instances],
+        ignore: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch; each process divides by averages over all processes.
 
@@ -233,6 +237,7 @@ class FCOS(nn.Module):
             logits: (N, P, C); distances: (N, P, 4), in the head's unit; quality: (N, P).
             locations: the P locations.
             instances: N ground truths with ``gt_boxes`` and ``gt_classes``.
+            ignore: N times (K_i, 4) boxes, in pixels, inside which background is not learned.
 
         Returns:
             ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` or ``loss_fcos_iou``,
@@ -255,6 +260,9 @@ class FCOS(nn.Module):
         loss_quality = F.binary_cross_entropy_with_logits(
             quality[positive].float(), quality_targets, reduction="sum"
         )
+        if ignore is not None:
+            unknown = torch.stack([inside_any(locations.points, boxes) for boxes in ignore])
+            logits = logits.masked_fill((unknown & ~positive)[..., None], _SURE_BACKGROUND)
         loss_cls = sigmoid_focal_loss(logits, labels, self.focal_alpha, self.focal_gamma)
         loss_cls = loss_cls / cls_normalizer
         return {

@@ -1,0 +1,64 @@
+"""Where a training's numbers go, besides detectron2's metrics.json, TensorBoard and log."""
+
+from detectron2.utils.events import EventWriter, get_event_storage
+
+__all__ = ["ProgressBar", "WandbWriter"]
+
+
+class ProgressBar(EventWriter):
+    """A bar with the loss, for terminals.
+
+    Args:
+        max_iter, start_iter: of the training.
+    """
+
+    def __init__(self, max_iter: int, start_iter: int = 0):
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=max_iter, initial=start_iter, desc="training", unit="it")
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        loss = storage.latest().get("total_loss")
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss[0]:.3f}", refresh=False)
+        self._bar.update(min(storage.iter + 1, self._bar.total) - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class WandbWriter(EventWriter):
+    """Sends every scalar to Weights & Biases.
+
+    Args:
+        cfg: SOLVER.WANDB_PROJECT names the project; all of it becomes the run's config.
+
+    Raises:
+        ImportError: if wandb is not installed.
+    """
+
+    def __init__(self, cfg):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                "SOLVER.WANDB_PROJECT is set, but wandb is not installed: pip install wandb"
+            ) from error
+        self._run = wandb.init(
+            project=cfg.SOLVER.WANDB_PROJECT, dir=cfg.OUTPUT_DIR, config={"config": cfg.dump()}
+        )
+        self._last = -1
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        rows: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in storage.latest().items():
+            if iteration > self._last:
+                rows.setdefault(iteration, {})[name] = value
+        for iteration in sorted(rows):
+            self._run.log(rows[iteration], step=iteration)
+        self._last = max([self._last, *rows])
+
+    def close(self) -> None:
+        self._run.finish()
