@@ -26,6 +26,14 @@ __all__ = ["check_opts", "load_cfg", "main", "make_parser", "run", "setup"]
 
 logger = logging.getLogger(__name__)
 
+_OTHER_DETECTORS = (
+    "MODEL.RETINANET.",
+    "MODEL.ROI_",
+    "MODEL.RPN.",
+    "MODEL.ANCHOR_GENERATOR.",
+    "MODEL.PROPOSAL_GENERATOR.",
+)
+
 
 def make_parser() -> argparse.ArgumentParser:
     """detectron2's arguments, and ours."""
@@ -96,6 +104,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
     check_opts(args.opts)
     cfg = load_cfg(args)
     _start_logging(cfg)
+    warn_of_keys_without_effect(args.opts[::2])
     use_data_of_arguments(cfg, args)
     register_custom(cfg.DATASETS.CUSTOM, os.path.join(cfg.OUTPUT_DIR, "datasets"))
     _complete_classes(cfg, args)
@@ -106,9 +115,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
         return lambda: FCOSTrainer.test(cfg, model)
     check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE)
     scale_to_batch(cfg)
-    if not args.skip_test:
-        check_test_sets(cfg.DATASETS.TEST)
+    tested = [] if args.skip_test else check_test_sets(cfg.DATASETS.TEST)
     records = training_records(cfg)
+    warn_of_shared_images(records, tested)
     apply_epochs(cfg, len(records))
     _freeze_and_record(cfg, args)
     trainer = FCOSTrainer(cfg, skip_test=args.skip_test, records=records)
@@ -161,19 +170,45 @@ def setup(args: argparse.Namespace):
     return cfg
 
 
-def check_test_sets(names: Sequence[str]) -> None:
+def check_test_sets(names: Sequence[str]) -> list[dict]:
     """Every test set can be read and has something to compare with.
+
+    Returns:
+        Their records.
 
     Raises:
         ValueError: naming the one that cannot or has not.
     """
+    everything = []
     for name in names:
         records = load_records([name])
+        everything += records
         if not any(r.get("annotations") for r in records):
             raise ValueError(
                 f"the test set {name} has no annotations, so no AP can be computed (COCO's "
                 "test-dev has none). Name another one in DATASETS.TEST, or train with --skip-test"
             )
+    return everything
+
+
+def warn_of_shared_images(trained: Sequence[dict], tested: Sequence[dict]) -> None:
+    """A picture in both sets makes AP look better than it is."""
+    files = {record["file_name"] for record in trained}
+    shared = sorted(files & {record["file_name"] for record in tested})
+    if shared:
+        logger.warning(
+            "%d of %d test images are also trained on, such as %s: AP will look too good",
+            len(shared),
+            len(tested),
+            shared[0],
+        )
+
+
+def warn_of_keys_without_effect(keys: Sequence[str]) -> None:
+    """Other detectors' keys are in every Detectron2 config, and do nothing here."""
+    idle = [key for key in keys if str(key).startswith(_OTHER_DETECTORS)]
+    if idle:
+        logger.warning("No effect on FCOS: %s. Its keys are those of MODEL.FCOS", ", ".join(idle))
 
 
 def use_data_of_arguments(cfg, args: argparse.Namespace) -> None:

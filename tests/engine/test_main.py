@@ -217,3 +217,36 @@ def test_cpu_is_used_where_cuda_is_absent(tmp_path, tiny, monkeypatch):
     assert cfg.MODEL.DEVICE == "cpu"
     log = (tmp_path / "output" / "log.txt").read_text()
     assert log.count("CUDA is not available") == 1
+
+
+def test_shared_images_and_other_detectors_keys_are_warned_of(tmp_path, tiny):
+    output = tmp_path / "output"
+    words = tiny_overrides(output, **{"MODEL.RETINANET.NUM_CLASSES": 3, "SOLVER.MAX_ITER": 1})
+    engine.prepare(arguments(*words))
+    log = (output / "log.txt").read_text()
+    assert "No effect on FCOS: MODEL.RETINANET.NUM_CLASSES" in log
+    assert "4 of 4 test images are also trained on" in log
+
+
+def test_a_test_set_without_annotations_is_refused_before_training(tmp_path, register, tiny):
+    path = write_coco(tmp_path / "empty", empty=(0, 1, 2, 3))
+    register("nothing", path, tmp_path / "empty" / "images")
+    words = tiny_overrides(tmp_path / "output", **{"DATASETS.TEST": "('nothing',)"})
+    with pytest.raises(ValueError, match="nothing has no annotations"):
+        engine.prepare(arguments(*words))
+
+
+def test_the_start_block_says_what_is_about_to_happen(tmp_path, tiny):
+    words = tiny_overrides(tmp_path / "output", **{"SOLVER.ACCUMULATE": 2})
+    engine.prepare(arguments("--skip-test", *words))
+    log = (tmp_path / "output" / "log.txt").read_text()
+    for part in (
+        "tiny: 4 images, 12 boxes",
+        "3: class 3, class 7, class 90",
+        "2 on 1 process(es), in 2 parts",
+        "0.00125 is usual with SGD for a batch of 2",
+        "2 = 1.0 epochs",
+        "random (MODEL.WEIGHTS is empty)",
+        "iteration 0",
+    ):
+        assert part in log, part
