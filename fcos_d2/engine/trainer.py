@@ -24,7 +24,7 @@ from .ema import EMA, UpdateEMA
 from .evaluator import FCOSEvaluator
 from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
 from .step import TrainStep
-from .writers import ProgressBar, WandbWriter
+from .writers import DataTimeWarning, ProgressBar, WandbWriter
 
 __all__ = ["WHOLE_MODEL", "FCOSTrainer", "build_validation_loader"]
 
@@ -145,7 +145,7 @@ class FCOSTrainer(DefaultTrainer):
 
     def build_writers(self) -> list:
         """detectron2's, a progress bar on a terminal, and Weights & Biases if asked for."""
-        writers = super().build_writers()
+        writers = [*super().build_writers(), DataTimeWarning(self.start_iter)]
         if sys.stderr.isatty():
             writers.append(ProgressBar(self.max_iter, self.start_iter))
         if self.cfg.SOLVER.WANDB_PROJECT:

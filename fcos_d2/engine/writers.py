@@ -1,8 +1,12 @@
 """Where a training's numbers go, besides detectron2's metrics.json, TensorBoard and log."""
 
+import logging
+
 from detectron2.utils.events import EventWriter, get_event_storage
 
-__all__ = ["ProgressBar", "WandbWriter"]
+__all__ = ["DataTimeWarning", "ProgressBar", "WandbWriter"]
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressBar(EventWriter):
@@ -26,6 +30,35 @@ class ProgressBar(EventWriter):
 
     def close(self) -> None:
         self._bar.close()
+
+
+class DataTimeWarning(EventWriter):
+    """Says once if training mostly waits for data.
+
+    Args:
+        start_iter: of the training.
+        after: iterations that it looks at.
+        share: of the time above which it speaks.
+    """
+
+    def __init__(self, start_iter: int = 0, after: int = 100, share: float = 0.3):
+        self._due, self._after, self._share = start_iter + after, after, share
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        names = storage.histories()
+        if storage.iter < self._due or "time" not in names or "data_time" not in names:
+            return
+        self._due = float("inf")
+        waiting = names["data_time"].median(self._after) / max(
+            names["time"].median(self._after), 1e-9
+        )
+        if waiting > self._share:
+            logger.warning(
+                "%.0f %% of the time goes into waiting for data: more DATALOADER.NUM_WORKERS, a "
+                "faster disk, or smaller pictures on disk would speed training up",
+                100 * waiting,
+            )
 
 
 class WandbWriter(EventWriter):

@@ -250,3 +250,12 @@ def test_the_start_block_says_what_is_about_to_happen(tmp_path, tiny):
         "iteration 0",
     ):
         assert part in log, part
+
+
+def test_running_out_of_memory_says_what_to_change(monkeypatch):
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "prepare", lambda args: fail)
+    with pytest.raises(SystemExit, match=r"SOLVER\.ACCUMULATE 2"):
+        engine._main_with_clear_end(arguments())

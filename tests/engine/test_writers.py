@@ -7,7 +7,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 import fcos_d2
-from fcos_d2.engine.writers import ProgressBar, WandbWriter
+from fcos_d2.engine.writers import DataTimeWarning, ProgressBar, WandbWriter
 
 
 def test_the_bar_follows_the_iterations(capsys):
@@ -45,3 +45,13 @@ def test_without_wandb_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="pip install wandb"):
         WandbWriter(fcos_d2.get_cfg())
+
+
+@pytest.mark.parametrize(("data_time", "warns"), [(0.1, False), (0.6, True)])
+def test_waiting_for_data_is_said_once(data_time, warns, caplog):
+    with EventStorage(0) as storage:
+        writer = DataTimeWarning(after=5)
+        for storage.iter in range(20):
+            storage.put_scalars(time=1.0, data_time=data_time)
+            writer.write()
+    assert caplog.text.count("waiting for data") == int(warns)
