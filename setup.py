@@ -35,8 +35,8 @@ setup(
     # detectron2 is needed too, but is not on PyPI: naming it here would make every install fail.
     # `import fcos_d2` says how to install it.
     install_requires=[
-        "torch>=2.1",
-        "torchvision>=0.16",
+        "torch>=2.3",
+        "torchvision>=0.18",
         "fvcore",
         "iopath",
         "numpy",

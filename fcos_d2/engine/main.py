@@ -321,7 +321,7 @@ def _main_with_clear_end(args: argparse.Namespace) -> None:
         proceed()  # any other exception in here is worth its traceback
     except FloatingPointError as error:
         raise SystemExit(f"train_net.py: {error}") from error
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise SystemExit(
             f"train_net.py: {error}\nTo need less memory: SOLVER.ACCUMULATE 2 or more, a smaller "
             "SOLVER.IMS_PER_BATCH, a smaller INPUT.MIN_SIZE_TRAIN, or SOLVER.AMP.ENABLED True"

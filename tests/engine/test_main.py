@@ -254,7 +254,7 @@ def test_the_start_block_says_what_is_about_to_happen(tmp_path, tiny):
 
 def test_running_out_of_memory_says_what_to_change(monkeypatch):
     def fail():
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(engine, "prepare", lambda args: fail)
     with pytest.raises(SystemExit, match=r"SOLVER\.ACCUMULATE 2"):
