@@ -243,6 +243,9 @@ def _resnet_told_by_tensors(state: State) -> dict[str, Any]:
         told["WIDTH_PER_GROUP"] = middle.shape[1]
     offsets = [state.get(f"{prefix}res{s}.0.conv2_offset.bias") for s in (2, 3, 4, 5)]
     told["DEFORM_ON_PER_STAGE"] = [o is not None for o in offsets]
+    widths = {len(o) for o in offsets if o is not None}
+    if widths in ({18}, {27}):
+        told["DEFORM_MODULATED"] = widths == {27}
     return {f"MODEL.RESNETS.{key}": value for key, value in told.items()}
 
 
