@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
+from ..modeling.tta import FCOSWithTTA
 from .ema import EMA, UpdateEMA
 from .evaluator import FCOSEvaluator
 from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
@@ -178,6 +179,13 @@ class FCOSTrainer(DefaultTrainer):
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             skip_broken=cfg.DATALOADER.SKIP_BROKEN,
         )
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """detectron2's, with test-time augmentation if TEST.AUG.ENABLED."""
+        if cfg.TEST.AUG.ENABLED:
+            model = FCOSWithTTA(cfg, model)
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):

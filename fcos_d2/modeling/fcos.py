@@ -5,7 +5,7 @@ Papers: FCOS (ICCV 2019, arXiv 1904.01355) and its improved version (TPAMI 2020,
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -22,6 +22,7 @@ from .compat import Compat
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
 from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
+from .nms import NMS_TYPES
 from .postprocess import PostprocessOptions, detect_image, rescale_detections
 from .visualize import training_picture
 
@@ -117,6 +118,9 @@ class FCOS(nn.Module):
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.cls_loss_weight = cls_loss_weight
         self.cls_loss_normalizer = cls_loss_normalizer
+        for options in (postprocess, postprocess_train):
+            if options is not None:
+                _check_choice("NMS_TYPE", options.nms_type, NMS_TYPES)
         self.postprocess = postprocess or PostprocessOptions()
         self.postprocess_train = postprocess_train or self.postprocess
         self.compat = compat or Compat()
@@ -183,17 +187,7 @@ class FCOS(nn.Module):
             dict of scalar losses in training; otherwise a list of ``{"instances": Instances}``
             with ``pred_boxes``, ``scores`` and ``pred_classes`` in output coordinates.
         """
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        maps = [features[name] for name in self.in_features]
-        logits, distances, quality = self.head(maps)
-        locations = make_locations(
-            [m.shape[-2:] for m in maps],
-            self.strides,
-            self.device,
-            divide=images.tensor.shape[-2:] if self.compat.grid_locations else None,
-        )
-        predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
+        images, predictions, locations = self._predict(batched_inputs)
         if not self.training:
             detections = self.inference(*predictions, locations, images.image_sizes)
             return [
@@ -205,6 +199,29 @@ class FCOS(nn.Module):
         losses = self.losses(*predictions, locations, instances, ignore or None)
         self._visualize(batched_inputs, predictions, locations, images.image_sizes)
         return losses
+
+    def candidates(self, batched_inputs: list[dict]) -> list[Instances]:
+        """What is there before NMS, in the network's pixels: what test-time augmentation merges."""
+        images, predictions, locations = self._predict(batched_inputs)
+        every = replace(
+            self.postprocess, nms_type="per_class", nms_threshold=1.0, max_detections=-1
+        )
+        return self.inference(*predictions, locations, images.image_sizes, every)
+
+    def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, tuple, Locations]:
+        """Images, flattened predictions (logits, distances, quality), locations."""
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        maps = [features[name] for name in self.in_features]
+        logits, distances, quality = self.head(maps)
+        locations = make_locations(
+            [m.shape[-2:] for m in maps],
+            self.strides,
+            self.device,
+            divide=images.tensor.shape[-2:] if self.compat.grid_locations else None,
+        )
+        predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
+        return images, predictions, locations
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to a common size."""
@@ -353,9 +370,11 @@ class FCOS(nn.Module):
         quality: Tensor,
         locations: Locations,
         image_sizes: Sequence[tuple[int, int]],
+        options: PostprocessOptions | None = None,
     ) -> list[Instances]:
         """Detections of each image in the network's pixels; shapes as in :meth:`losses`."""
-        options = self.postprocess_train if self.training else self.postprocess
+        if options is None:
+            options = self.postprocess_train if self.training else self.postprocess
         if self.head.norm_reg_targets:
             distances = distances * locations.strides[:, None]
         return [
@@ -447,6 +466,8 @@ def _postprocess_options(fcos, phase: str) -> PostprocessOptions:
         topk_per_level=fcos[f"PRE_NMS_TOPK_{phase}"],
         nms_threshold=fcos.NMS_TH,
         max_detections=fcos[f"POST_NMS_TOPK_{phase}"],
+        nms_type=fcos.NMS_TYPE,
+        soft_nms_sigma=fcos.SOFT_NMS_SIGMA,
     )
 
 

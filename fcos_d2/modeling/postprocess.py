@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from .compat import Compat
 from .locations import Locations
+from .nms import suppress
 
 __all__ = ["PostprocessOptions", "decode_boxes", "detect_image", "rescale_detections"]
 
@@ -30,6 +31,8 @@ class PostprocessOptions:
         topk_per_level: candidates kept of each level [PRE_NMS_TOPK].
         nms_threshold: IoU above which the lower of two boxes of a class goes [NMS_TH].
         max_detections: of one image; negative for all [POST_NMS_TOPK].
+        nms_type: see :func:`~fcos_d2.modeling.nms.suppress` [NMS_TYPE].
+        soft_nms_sigma: of Gaussian soft-NMS [SOFT_NMS_SIGMA].
     """
 
     score_threshold: float = 0.05
@@ -37,6 +40,8 @@ class PostprocessOptions:
     topk_per_level: int = 1000
     nms_threshold: float = 0.6
     max_detections: int = 100
+    nms_type: str = "per_class"
+    soft_nms_sigma: float = 0.5
 
 
 def decode_boxes(points: Tensor, distances: Tensor) -> Tensor:
@@ -99,16 +104,25 @@ def detect_image(
     if compat.one_pixel_boxes:
         boxes = clip_boxes_to_image(boxes, (image_size[0] - 1, image_size[1] - 1))
         nms_boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
-    keep = batched_nms(nms_boxes, scores, classes, options.nms_threshold)
+    keep, kept_scores = suppress(
+        nms_boxes,
+        scores,
+        classes,
+        kind=options.nms_type,
+        iou_threshold=options.nms_threshold,
+        sigma=options.soft_nms_sigma,
+        max_detections=options.max_detections,
+    )
     if compat.clip_before_nms and not compat.keep_empty_boxes:
         # An empty box suppresses none, so they may go as late as here.
-        keep = keep[(boxes[keep, 2:] > boxes[keep, :2]).all(dim=1)]
+        full = (boxes[keep, 2:] > boxes[keep, :2]).all(dim=1)
+        keep, kept_scores = keep[full], kept_scores[full]
     if options.max_detections >= 0:
-        keep = keep[: options.max_detections]
+        keep, kept_scores = keep[: options.max_detections], kept_scores[: options.max_detections]
     return Instances(
         image_size,
         pred_boxes=Boxes(boxes[keep]),
-        scores=scores[keep],
+        scores=kept_scores,
         pred_classes=classes[keep],
         locations=points[keep],
     )

@@ -24,8 +24,8 @@ from fcos_d2.checkpoint.convert import (
 KEYS = key_lists()
 FOLDERS = {"adet": "adelaidet"}
 TOLERANCE = 1e-5
-# The original's own float32 centerness is 4.2e-5 off its float64 one; ours 1.1e-5 off the former.
-WIDER = {"official_MNV2": 2e-5}
+# Their own float32 centerness is 4.2e-5 and 1.6e-5 off their float64 one; ours up to 1.1e-5 off.
+WIDER = {"official_MNV2": 2e-5, "adelaidet_V39": 2e-5}
 
 
 def config_of(published):
@@ -161,7 +161,7 @@ def test_detections_equal_the_original(converted, monkeypatch):
     name, whole, model = converted
     for case in (golden("models")[c] for c in golden("models") if c.startswith(name)):
         if whole.plain_nms:
-            monkeypatch.setattr("fcos_d2.modeling.postprocess.batched_nms", undone_plus_one)
+            monkeypatch.setattr("fcos_d2.modeling.nms.batched_nms", undone_plus_one)
         outputs = model(inputs_of(case))
         for i, output in enumerate(outputs):
             found = output["instances"]

@@ -259,3 +259,10 @@ def test_running_out_of_memory_says_what_to_change(monkeypatch):
     monkeypatch.setattr(engine, "prepare", lambda args: fail)
     with pytest.raises(SystemExit, match=r"SOLVER\.ACCUMULATE 2"):
         engine._main_with_clear_end(arguments())
+
+
+def test_test_time_augmentation_evaluates_from_the_files(tmp_path, tiny):
+    options = {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": "(64, 96)"}
+    words = tiny_overrides(tmp_path / "output", **options)
+    results = engine.main(arguments("--eval-only", "--allow-partial", *words))
+    assert "AP" in results["bbox"]
