@@ -11,7 +11,15 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "Picture", "import_cv2", "read_frames", "read_rgb"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Picture",
+    "import_cv2",
+    "read_frames",
+    "read_rgb",
+    "video_info",
+]
 
 Picture: TypeAlias = str | os.PathLike | bytes | np.ndarray | Image.Image | Tensor
 
@@ -81,6 +89,15 @@ def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
             there, frame = video.read()
     finally:
         video.release()
+
+
+def video_info(path: str | os.PathLike) -> tuple[float, int]:
+    """Frames per second, 25 if the file does not tell, and the number of frames it announces."""
+    cv2 = import_cv2()
+    video = cv2.VideoCapture(os.fspath(path))
+    rate, count = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
+    video.release()
+    return rate if 0 < rate < 1000 else 25.0, max(round(count), 0)
 
 
 def import_cv2() -> Any:
