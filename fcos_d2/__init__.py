@@ -20,7 +20,8 @@ from .config import add_fcos_config, get_cfg
 from .data.catalog import register_datasets
 from .model_zoo import get_config_file
 from .modeling import FCOS, FCOSHead
+from .predictor import Predictor
 
-__all__ = ["FCOS", "FCOSHead", "add_fcos_config", "get_cfg", "get_config_file"]
+__all__ = ["FCOS", "FCOSHead", "Predictor", "add_fcos_config", "get_cfg", "get_config_file"]
 
 register_datasets()

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "fetch-weights", help="EfficientNet-Lite0's ImageNet weights, which small.yaml starts from"
     )
     weights.set_defaults(run=_fetch_weights)
+    _add_detect(commands)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
     configs.set_defaults(run=_configs)
     _add_check_data(commands)
@@ -79,6 +80,48 @@ def _add_check_data(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--pictures", metavar="DIR", help="save pictures with the bad boxes drawn")
     check.add_argument("--fast", action="store_true", help="do not decode the images")
     check.set_defaults(run=_check_data)
+
+
+def _add_detect(commands) -> None:
+    detect = commands.add_parser("detect", help="detections on pictures and videos, into a folder")
+    detect.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted glob pattern"
+    )
+    detect.add_argument(
+        "--model",
+        required=True,
+        metavar="FOLDER_OR_CONFIG",
+        help="folder of training or of `convert`, or a config (see `configs`)",
+    )
+    detect.add_argument("--weights", metavar="W", help="path or address; default: the model's own")
+    detect.add_argument(
+        "--output", default="detections", metavar="DIR", help="results (default: detections)"
+    )
+    detect.add_argument(
+        "--threshold", type=float, default=0.3, metavar="T", help="lowest score (default: 0.3)"
+    )
+    detect.add_argument(
+        "--classes", type=_words, metavar="A,B", help="only these classes (default: all)"
+    )
+    detect.add_argument(
+        "--batch-size", type=int, metavar="N", help="default: 1 on the CPU, 8 on a GPU"
+    )
+    detect.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any")
+    detect.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    detect.add_argument(
+        "--format",
+        type=_words,
+        default=["json", "jsonl"],
+        metavar="F,G",
+        help="of json (COCO's), jsonl (always written), csv (default: json,jsonl)",
+    )
+    detect.add_argument("--no-pictures", action="store_true", help="draw nothing")
+    detect.add_argument("--recursive", action="store_true", help="look into folders below, too")
+    detect.set_defaults(run=_detect)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _quickstart(args: argparse.Namespace) -> int:
@@ -155,6 +198,58 @@ def _fetch_weights(args: argparse.Namespace) -> int:
         print(f"fetch-weights: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _detect(args: argparse.Namespace) -> int:
+    """0: all is well. 1: some files failed. 2: none was of use, or wrong arguments. 130: Ctrl-C."""
+    from tqdm import tqdm
+
+    from .detect import detect_files
+
+    terminal = sys.stderr.isatty()
+    with tqdm(unit=" images", disable=not terminal) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            if bar.n == 0 and done > 1:  # what is there from before says nothing of the speed
+                bar.initial = bar.n = done - 1
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            made = detect_files(
+                args.inputs,
+                args.model,
+                args.output,
+                weights=args.weights,
+                threshold=args.threshold,
+                classes=args.classes,
+                batch_size=args.batch_size,
+                device=args.device,
+                precision=args.precision,
+                formats=args.format,
+                pictures=not args.no_pictures,
+                recursive=args.recursive,
+                report=lambda line: tqdm.write(f"detect: {line}", file=sys.stderr),
+                on_result=progress,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            bar.close()
+            text = error.args[0] if isinstance(error, KeyError) else error
+            print(f"detect: {text}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            bar.close()
+            print("detect: stopped; the same command goes on from here", file=sys.stderr)
+            return 130
+    usable = made.pictures + made.reused
+    speed = made.pictures / made.seconds if made.seconds else 0
+    alone = made.pictures / made.network_seconds if made.network_seconds else 0
+    print(
+        f"{made.pictures} images, {made.detections} detections, {len(made.failures)} failures, "
+        f"{made.reused} files done before; {speed:.1f} images/s (the network alone: {alone:.1f})"
+        f"\nresults   {args.output}"
+    )
+    return 0 if not made.failures else 1 if usable else 2
 
 
 def _configs(args: argparse.Namespace) -> int:
