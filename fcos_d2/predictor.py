@@ -226,7 +226,7 @@ class Predictor:
         cfg.MODEL.TIMM.PRETRAINED = False  # the weights are ours: nothing to download
         cfg.MODEL.WEIGHTS = weights or _trained_weights(cfg, str(folder_or_config))
         model = build_model(cfg)
-        checkpoint = _load_all(model, cfg.MODEL.WEIGHTS)
+        checkpoint = _load_all(model, cfg.MODEL.WEIGHTS, cfg.SOLVER.EMA.ENABLED)
         names = _class_names(cfg, checkpoint)
         return cls(
             model,
@@ -446,9 +446,10 @@ def _trained_weights(cfg, config: str) -> str:
     )
 
 
-def _load_all(model: nn.Module, weights: str) -> dict:
+def _load_all(model: nn.Module, weights: str, averaged: bool) -> dict:
     """Load weights that leave nothing random; returns what else the checkpoint holds."""
     checkpointer = FCOSCheckpointer(model)
+    checkpointer.prefer_average = averaged
     checkpoint = checkpointer.load(weights)
     missing = checkpointer.missing_head_keys or [
         key for key in checkpointer.missing_keys if not key.endswith(_NOT_FOR_INFERENCE)

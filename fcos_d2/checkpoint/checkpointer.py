@@ -104,7 +104,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         own = self.model.state_dict()
-        self.class_names = tuple(checkpoint.pop("class_names", ()))
+        self.class_names = tuple(checkpoint.get("class_names", ()))
         average = checkpoint.get("ema")
         if self.prefer_average and average:
             logger.info("Taking the averaged weights of %d steps", average["steps"])
