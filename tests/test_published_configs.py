@@ -3,12 +3,13 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver import build_lr_scheduler
 from helpers import ground_truth
 
 import fcos_d2
 from fcos_d2 import model_zoo
 from fcos_d2.checkpoint.convert import FORMATS
+from fcos_d2.engine.trainer import FCOSTrainer
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.published import PUBLISHED
 
@@ -44,14 +45,14 @@ def test_one_step_of_training_and_detections(name):
         }
         for _ in range(2)
     ]
-    optimizer = build_optimizer(cfg, model.train())
+    optimizer = FCOSTrainer.build_optimizer(cfg, model.train())
     build_lr_scheduler(cfg, optimizer)
-    before = model.head.bbox_pred.weight.clone()
+    before = model.head.cls_logits.weight.clone()
     losses = model(inputs)
     sum(losses.values()).backward()
     optimizer.step()
     assert all(loss.isfinite() for loss in losses.values()) and len(losses) == 3
-    assert not torch.equal(before, model.head.bbox_pred.weight)
+    assert not torch.equal(before, model.head.cls_logits.weight)
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not without, "distributed training would wait for these"
     with torch.no_grad():

@@ -1,13 +1,17 @@
 """detectron2's dataset mapper, with augmentations from config and errors that name the file."""
 
+import copy
+
 import numpy as np
 import torch
 from detectron2.config import configurable
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from detectron2.structures import BoxMode
 
 from .augmentation import build_augmentations
+from .images import read_rgb
 
 __all__ = ["FCOSDatasetMapper"]
 
@@ -62,7 +66,7 @@ class FCOSDatasetMapper(DatasetMapper):
         """Raises FileNotFoundError or ValueError, naming the image and what to do."""
         name = dataset_dict.get("file_name", "?")
         try:
-            return super().__call__(dataset_dict)
+            return self._map(copy.deepcopy(dataset_dict))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"image {name} is in the annotations but not on disk: check the image folder "
@@ -80,6 +84,21 @@ class FCOSDatasetMapper(DatasetMapper):
                 f"image {name} or its annotations cannot be used: {error!r:.300}. "
                 "`fcos-d2 check-data` lists what is wrong with a data set"
             ) from error
+
+    def _map(self, dataset_dict: dict) -> dict:
+        """detectron2's steps, with a reader that takes no damaged file for a whole one."""
+        rgb = read_rgb(dataset_dict["file_name"])
+        image = rgb if self.image_format == "RGB" else rgb[:, :, ::-1]
+        check_image_size(dataset_dict, image)
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        image = augmented.image
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            dataset_dict["annotations"] = annotations
+            self._transform_annotations(dataset_dict, transforms, image.shape[:2])
+        return dataset_dict
 
     def _transform_annotations(self, dataset_dict: dict, transforms, image_shape) -> None:
         if self.min_visible > 0:
