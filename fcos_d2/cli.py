@@ -109,6 +109,12 @@ def _add_detect(commands) -> None:
     detect.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any")
     detect.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     detect.add_argument(
+        "--tile", type=int, metavar="PX", help="look at larger pictures in tiles of this side"
+    )
+    detect.add_argument(
+        "--overlap", type=float, default=0.2, metavar="SHARE", help="of tiles (default: 0.2)"
+    )
+    detect.add_argument(
         "--format",
         type=_words,
         default=["json", "jsonl"],
@@ -226,6 +232,8 @@ def _detect(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 device=args.device,
                 precision=args.precision,
+                tile=args.tile,
+                overlap=args.overlap,
                 formats=args.format,
                 pictures=not args.no_pictures,
                 recursive=args.recursive,

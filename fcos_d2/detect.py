@@ -93,6 +93,8 @@ def detect_files(
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "fp32",
+    tile: int | None = None,
+    overlap: float = 0.2,
     formats: Sequence[str] = ("json", "jsonl"),
     pictures: bool = True,
     recursive: bool = False,
@@ -103,7 +105,7 @@ def detect_files(
 
     Args:
         inputs: pictures, videos, folders and glob patterns.
-        model, weights, device, precision: see ``Predictor.from_pretrained``.
+        model, weights, device, precision, tile, overlap: see ``Predictor.from_pretrained``.
         output: folder; of a run before it, what still holds is kept.
         threshold: lowest score.
         classes: names of those wanted; None for all.
@@ -132,7 +134,13 @@ def detect_files(
     if not sources:
         raise ValueError("there is nothing to detect in: no input leads to a picture or video")
     predictor = Predictor.from_pretrained(
-        model, weights, device=device, score_threshold=threshold, precision=precision
+        model,
+        weights,
+        device=device,
+        score_threshold=threshold,
+        precision=precision,
+        tile=tile,
+        overlap=overlap,
     )
     summary = run_detection(
         predictor,
@@ -420,6 +428,7 @@ def _options_key(predictor: Predictor, class_ids: list[int] | None) -> str:
     values = (
         *(__version__, model.dump(), predictor.cfg.INPUT.dump(), predictor.class_names),
         *(predictor.score_threshold, predictor.precision, class_ids),
+        *((predictor.tile, predictor.overlap) if predictor.tile else ()),
     )
     digest = hashlib.sha256(repr(values).encode())
     for name, tensor in predictor.model.state_dict().items():

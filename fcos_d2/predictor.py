@@ -20,6 +20,7 @@ from .checkpoint import FCOSCheckpointer
 from .config import get_cfg
 from .data.images import Picture, read_rgb
 from .model_zoo import get_config_file, weights_url
+from .tiles import cut_by_tile, merge_tiles, tile_windows
 
 __all__ = ["Detections", "Predictor", "PreparedPicture", "class_color"]
 
@@ -57,12 +58,13 @@ class Detections:
         return len(self.boxes)
 
     def select(self, keep: np.ndarray) -> "Detections":
-        """Those that ``keep``, (K,) bool, is true for."""
+        """Those that ``keep`` chooses: (K,) bool, or indices in the order wanted."""
+        chosen = np.arange(len(self.scores))[keep]
         return Detections(
             boxes=self.boxes[keep],
             scores=self.scores[keep],
             class_ids=self.class_ids[keep],
-            class_names=[name for name, wanted in zip(self.class_names, keep) if wanted],
+            class_names=[self.class_names[i] for i in chosen],
             image_size=self.image_size,
             source=self.source,
         )
@@ -161,6 +163,8 @@ class Predictor:
             (see MODEL.FCOS.INFERENCE_TH_TEST).
         precision: "fp32", "bf16" or "fp16" (CUDA only), through ``torch.autocast``.
         category_ids: ids of the classes in the data set they come from, if they are known.
+        tile: look at larger pictures in tiles of so many pixels a side; None never does.
+        overlap: share of a tile that its neighbour repeats; at least the size of an object.
 
     Attributes:
         network_seconds: spent in the network so far, up to its results on the CPU.
@@ -178,6 +182,8 @@ class Predictor:
         score_threshold: float | None = None,
         precision: str = "fp32",
         category_ids: Sequence[int] | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ):
         _check_names("class_names", class_names, cfg)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -188,6 +194,9 @@ class Predictor:
         self.category_ids = None if category_ids is None else list(category_ids)
         self.score_threshold = score_threshold
         self.precision = precision
+        self.tile, self.overlap = tile, overlap
+        if tile is not None:
+            tile_windows(1, 1, tile, overlap)  # raises for impossible values
         self.device = next(model.parameters()).device
         self.network_seconds = 0.0
         check_precision(precision, self.device)
@@ -201,6 +210,8 @@ class Predictor:
         device: str | torch.device | None = None,
         score_threshold: float | None = None,
         precision: str = "fp32",
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> "Predictor":
         """Load a model from what training or ``fcos-d2 convert`` wrote, or from the model zoo.
 
@@ -211,7 +222,7 @@ class Predictor:
             weights: path (also inside the folder) or address; None takes the folder's, or the
                 config's MODEL.WEIGHTS.
             device: default is CUDA if it is there, else the CPU.
-            score_threshold, precision: see :class:`Predictor`.
+            score_threshold, precision, tile, overlap: see :class:`Predictor`.
 
         Raises:
             FileNotFoundError: if the config or the weights are not there.
@@ -235,6 +246,8 @@ class Predictor:
             score_threshold=score_threshold,
             precision=precision,
             category_ids=_category_ids(cfg, names),
+            tile=tile,
+            overlap=overlap,
         )
 
     def __call__(
@@ -270,6 +283,8 @@ class Predictor:
         height, width = rgb.shape[:2]
         shorter, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
         resized = rgb
+        if self._in_tiles(rgb):
+            shorter = 0  # each tile is resized for itself
         if shorter > 0:
             size = ResizeShortestEdge.get_output_shape(height, width, shorter, longest)
             size = [max(side, 1) for side in size]  # of a line one pixel high nothing is left
@@ -303,6 +318,11 @@ class Predictor:
     @torch.inference_mode()
     def detect(self, pictures: Sequence[PreparedPicture]) -> list[Detections]:
         """Detections of one batch; :meth:`stream` chooses batches that padding does not change."""
+        if any(self._in_tiles(p.rgb) for p in pictures):
+            return [
+                self._detect_tiles(p) if self._in_tiles(p.rgb) else self.detect([p])[0]
+                for p in pictures
+            ]
         start = time.perf_counter()
         inputs = [
             {"image": p.tensor, "height": p.rgb.shape[0], "width": p.rgb.shape[1]} for p in pictures
@@ -313,6 +333,37 @@ class Predictor:
         found = [self._to_detections(o["instances"], p) for o, p in zip(outputs, pictures)]
         self.network_seconds += time.perf_counter() - start
         return found
+
+    def _in_tiles(self, rgb: np.ndarray) -> bool:
+        return self.tile is not None and max(rgb.shape[:2]) > self.tile
+
+    def _detect_tiles(self, picture: PreparedPicture) -> Detections:
+        height, width = picture.rgb.shape[:2]
+        windows = tile_windows(height, width, self.tile, self.overlap)
+        parts, cut = [], []
+        for x1, y1, x2, y2 in windows:
+            tile = self.prepare(Image.fromarray(picture.rgb[y1:y2, x1:x2]))
+            found = self.detect([tile])[0]
+            found.boxes[:] += np.array([x1, y1, x1, y1], dtype=np.float32)
+            boxes = torch.from_numpy(found.boxes)
+            cut.append(cut_by_tile(boxes, (x1, y1, x2, y2), height, width))
+            parts.append(found)
+        together = Detections(
+            boxes=np.concatenate([p.boxes for p in parts]),
+            scores=np.concatenate([p.scores for p in parts]),
+            class_ids=np.concatenate([p.class_ids for p in parts]),
+            class_names=[name for p in parts for name in p.class_names],
+            image_size=(height, width),
+            source=picture.source,
+        )
+        keep = merge_tiles(
+            torch.from_numpy(together.boxes),
+            torch.from_numpy(together.scores),
+            torch.from_numpy(together.class_ids),
+            torch.cat(cut),
+            self.cfg.MODEL.FCOS.NMS_TH,
+        )
+        return together.select(keep.numpy())
 
     def _to_detections(self, instances, picture: PreparedPicture) -> Detections:
         instances = instances.to("cpu")
