@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     weights.set_defaults(run=_fetch_weights)
     _add_detect(commands)
+    doctor = commands.add_parser("doctor", help="versions and known problems, for a bug report")
+    doctor.set_defaults(run=_doctor)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
     configs.set_defaults(run=_configs)
     _add_check_data(commands)
@@ -258,6 +260,16 @@ def _detect(args: argparse.Namespace) -> int:
         f"\nresults   {args.output}"
     )
     return 0 if not made.failures else 1 if usable else 2
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import report
+
+    text, problems = report()
+    print(text)
+    for problem in problems:
+        print(f"problem: {problem}")
+    return int(bool(problems))
 
 
 def _configs(args: argparse.Namespace) -> int:

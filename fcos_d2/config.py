@@ -86,7 +86,7 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.PRE_NMS_TOPK_TRAIN = 1000
     fcos.PRE_NMS_TOPK_TEST = 1000
     fcos.NMS_TH = 0.6
-    # per_class | class_agnostic | soft_linear | soft_gaussian (of SOFT_NMS_SIGMA).
+    # per_class | class_agnostic | soft_linear | soft_gaussian (of SOFT_NMS_SIGMA) | none.
     fcos.NMS_TYPE = "per_class"
     fcos.SOFT_NMS_SIGMA = 0.5
     fcos.POST_NMS_TOPK_TRAIN = 100

@@ -203,9 +203,7 @@ class FCOS(nn.Module):
     def candidates(self, batched_inputs: list[dict]) -> list[Instances]:
         """What is there before NMS, in the network's pixels: what test-time augmentation merges."""
         images, predictions, locations = self._predict(batched_inputs)
-        every = replace(
-            self.postprocess, nms_type="per_class", nms_threshold=1.0, max_detections=-1
-        )
+        every = replace(self.postprocess, nms_type="none", max_detections=-1)
         return self.inference(*predictions, locations, images.image_sizes, every)
 
     def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, tuple, Locations]:

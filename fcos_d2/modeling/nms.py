@@ -6,7 +6,7 @@ from torchvision.ops import batched_nms, box_iou, nms
 
 __all__ = ["NMS_TYPES", "soft_nms", "suppress"]
 
-NMS_TYPES = ("per_class", "class_agnostic", "soft_linear", "soft_gaussian")
+NMS_TYPES = ("per_class", "class_agnostic", "soft_linear", "soft_gaussian", "none")
 
 
 def suppress(
@@ -25,7 +25,7 @@ def suppress(
         boxes: (K, 4) x1, y1, x2, y2; scores: (K,); classes: (K,) int64.
         kind: "per_class": the lower of two boxes of a class goes if they overlap by more than
             ``iou_threshold``; "class_agnostic": of any classes; "soft_linear" and
-            "soft_gaussian": its score falls instead, see :func:`soft_nms`.
+            "soft_gaussian": its score falls instead, see :func:`soft_nms`; "none": all stay.
         iou_threshold: of the first three.
         sigma: of "soft_gaussian".
         max_detections: stop the soft ones after so many; negative for all.
@@ -40,6 +40,8 @@ def suppress(
         keep = batched_nms(boxes, scores, classes, iou_threshold)
     elif kind == "class_agnostic":
         keep = nms(boxes, scores, iou_threshold)
+    elif kind == "none":
+        keep = scores.argsort(descending=True, stable=True)
     elif kind in NMS_TYPES:
         return soft_nms(
             boxes,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from fcos_d2.modeling.nms import soft_nms, suppress
+from fcos_d2.modeling.nms import NMS_TYPES, soft_nms, suppress
 
 
 def scene(count=60, classes=3, seed=0):
@@ -64,9 +64,15 @@ def test_class_agnostic_keeps_one_of_two_classes_on_one_object():
     assert suppress(boxes, scores, classes, kind="class_agnostic")[0].tolist() == [0]
 
 
+def test_none_keeps_all_in_order():
+    boxes, scores, classes = scene()
+    keep, kept = suppress(boxes, scores, classes, kind="none")
+    assert sorted(keep.tolist()) == list(range(60)) and kept.diff().le(0).all()
+
+
 def test_nothing_in_nothing_out():
     empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    for kind in ("per_class", "class_agnostic", "soft_linear", "soft_gaussian"):
+    for kind in NMS_TYPES:
         keep, kept = suppress(*empty, kind=kind)
         assert len(keep) == len(kept) == 0 and keep.dtype == torch.int64
     with pytest.raises(ValueError, match="'hard', expected one of per_class"):
