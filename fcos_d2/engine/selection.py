@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
+
+from ..modeling.fcos import FCOS
 
 __all__ = ["BestCheckpoint", "TrainingEnd", "ValidationLoss", "validation_losses"]
 
@@ -96,7 +97,7 @@ class ValidationLoss(HookBase):
         loader: gives batches with ground truth, once over.
     """
 
-    def __init__(self, period: int, model: nn.Module, loader: Iterable):
+    def __init__(self, period: int, model: FCOS, loader: Iterable):
         self.period, self.model, self.loader = period, model, loader
 
     def after_step(self) -> None:
@@ -110,24 +111,18 @@ class ValidationLoss(HookBase):
 
 
 @torch.no_grad()
-def validation_losses(model: nn.Module, loader: Iterable) -> dict[str, float]:
+def validation_losses(model: FCOS, loader: Iterable) -> dict[str, float]:
     """Mean losses over a loader's batches and all processes, and their sum.
 
-    The model behaves as in inference, but for computing losses: no statistics change.
+    Nothing in the model changes; see ``FCOS.measuring``.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    model.training = True  # of the model itself only: that it returns losses
-    try:
-        sums: dict[str, float] = {}
-        count = 0
+    sums: dict[str, float] = {}
+    count = 0
+    with model.measuring():
         for batch in loader:
             for name, value in model(batch).items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             count += 1
-    finally:
-        for module, mode in modes:
-            module.training = mode
     parts = comm.all_gather((sums, count))
     total = max(sum(n for _, n in parts), 1)
     names = {name for part, _ in parts for name in part}

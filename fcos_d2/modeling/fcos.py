@@ -128,6 +128,7 @@ class FCOS(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self._step: _Step | None = None
+        self._is_alone = False
         if cls_loss_normalizer == "moving_fg":
             self.register_buffer("moving_num_fg", torch.tensor(100.0))
 
@@ -308,6 +309,24 @@ class FCOS(nn.Module):
         finally:
             self._step = None
 
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within this, losses can be had without training.
+
+        The model gives losses but behaves as in inference, changes nothing in itself, and divides
+        by counts of this process, so that processes may see different numbers of batches.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        self.training = True  # of the model itself only: that it returns losses
+        self._is_alone = True
+        try:
+            yield
+        finally:
+            self._is_alone = False
+            for module, mode in modes:
+                module.training = mode
+
     def _targets(
         self, locations: Locations, instances: Sequence[Instances]
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -324,9 +343,8 @@ class FCOS(nn.Module):
         """Number of positives, sum of their centerness, and what divides the class loss."""
         if self._step is not None:
             return self._step.num_positive, self._step.sum_centerness, self._step.cls_normalizer
-        num_positive, sum_centerness = _mean_over_processes(
-            torch.stack((positive.sum().float(), centerness.sum()))
-        )
+        sums = torch.stack((positive.sum().float(), centerness.sum()))
+        num_positive, sum_centerness = sums if self._is_alone else _mean_over_processes(sums)
         num_positive = num_positive.clamp(min=1)
         return num_positive, sum_centerness, self._cls_normalizer(num_positive, positive)
 
@@ -386,11 +404,14 @@ class FCOS(nn.Module):
         return rescale_detections(detections, height, width, self.compat)
 
     def _cls_normalizer(self, num_positive: Tensor, positive: Tensor) -> Tensor | float:
+        if self.cls_loss_normalizer == "moving_fg" and self._is_alone:
+            return self.moving_num_fg
         if self.cls_loss_normalizer == "moving_fg":
             self.moving_num_fg.mul_(0.9).add_(num_positive, alpha=0.1)
             return self.moving_num_fg.clone()  # the next step changes it, backward may come later
         if self.cls_loss_normalizer == "all":
-            return _mean_over_processes(num_positive.new_tensor(float(positive.numel())))
+            count = num_positive.new_tensor(float(positive.numel()))
+            return count if self._is_alone else _mean_over_processes(count)
         return num_positive
 
     def _ground_truth(self, batched_inputs: list[dict]) -> list[Instances]:

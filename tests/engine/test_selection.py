@@ -63,8 +63,9 @@ def test_the_best_so_far_survives_a_resume(tmp_path, tiny, monkeypatch):
     assert iteration(tmp_path / "model_best.pth") == 1
 
 
-def test_losses_on_other_images_change_nothing_in_the_model():
-    model = tiny_fcos(head={"norm": "BN"}).train()
+@pytest.mark.parametrize("normalizer", ["fg", "moving_fg", "all"])
+def test_losses_on_other_images_change_nothing_in_the_model(normalizer):
+    model = tiny_fcos(head={"norm": "BN"}, cls_loss_normalizer=normalizer).train()
     model.head.cls_tower.eval()  # a module with a mode of its own
     data = [
         {
