@@ -45,7 +45,7 @@ def known_problems(versions: Mapping[str, str]) -> list[str]:
         problems.append("detectron2 is not installed: see Install in the README")
     if _major(versions, "setuptools") >= 82:
         problems.append(
-            "setuptools 82 has no pkg_resources, which detectron2.model_zoo imports: "
+            "setuptools 82 dropped a module that detectron2.model_zoo imports: "
             "pip install 'setuptools<81', or use fcos_d2.model_zoo"
         )
     both = versions.get("opencv-python") and versions.get("opencv-python-headless")

@@ -13,7 +13,7 @@ GOOD = {"torch": "2.11.0+cu130", "torchvision": "0.26.0", "detectron2": "0.7.2",
     [
         ({}, None),
         ({"detectron2": ""}, "detectron2 is not installed"),
-        ({"setuptools": "82.0.1"}, "pkg_resources"),
+        ({"setuptools": "82.0.1"}, "setuptools<81"),
         ({"opencv-python": "5.0", "opencv-python-headless": "5.0"}, "overwrite each other"),
         ({"torchvision": "0.25.1"}, "was not built for torch 2.11.0"),
         ({"torch": "nightly"}, None),
