@@ -12,6 +12,7 @@ VERSION = re.search(
 
 EXTRAS = {
     "export": ["onnx", "onnxruntime"],
+    "fast-eval": ["faster-coco-eval"],
     # detectron2's drawing needs both. Not required: on bare servers opencv-python does not load,
     # and beside opencv-python-headless it breaks that.
     "plot": ["matplotlib", "opencv-python"],

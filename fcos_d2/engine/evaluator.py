@@ -1,10 +1,13 @@
 """detectron2's COCO evaluator, which says why an AP is 0 or no number."""
 
+import contextlib
+import functools
 import logging
 import math
+from collections.abc import Iterator
 
 import torch
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from detectron2.structures import Boxes, pairwise_iou
 
 __all__ = ["FCOSEvaluator", "explain_low_ap"]
@@ -16,17 +19,35 @@ _FOUND_IOU = 0.5
 
 
 class FCOSEvaluator(COCOEvaluator):
-    """See detectron2's ``COCOEvaluator``."""
+    """See detectron2's ``COCOEvaluator``; uses ``faster-coco-eval`` if that is installed."""
 
     def _eval_predictions(self, predictions, img_ids=None) -> None:
         # Called in the main process only, with the predictions of all of them.
-        super()._eval_predictions(predictions, img_ids)
+        with _faster_cocoeval():
+            super()._eval_predictions(predictions, img_ids)
         ap = self._results.get("bbox", {}).get("AP", math.nan)
         detections = [d for p in predictions for d in p.get("instances", ())]
         annotations = list(self._coco_api.anns.values())
         reason = explain_low_ap(ap, detections, annotations)
         if reason:
             logger.warning("AP is %s: %s", f"{ap:.2f}" if math.isfinite(ap) else ap, reason)
+
+
+@contextlib.contextmanager
+def _faster_cocoeval() -> Iterator[None]:
+    """detectron2 takes the class from its module, so it is exchanged there for the time."""
+    try:
+        from faster_coco_eval import COCOeval_faster
+    except ImportError:
+        yield
+        return
+    original = coco_evaluation.COCOeval
+    coco_evaluation.COCOeval = functools.partial(COCOeval_faster, print_function=logger.info)
+    logger.info("Evaluating with faster-coco-eval, which gives pycocotools' numbers")
+    try:
+        yield
+    finally:
+        coco_evaluation.COCOeval = original
 
 
 def explain_low_ap(ap: float, detections: list[dict], annotations: list[dict]) -> str:

@@ -1,10 +1,16 @@
 """An AP of 0 or no number comes with its reason."""
 
+import sys
+
 import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.structures import Boxes, Instances
 from tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine
 from fcos_d2.engine.evaluator import explain_low_ap
+from fcos_d2.engine.trainer import FCOSTrainer
 
 NAN = float("nan")
 
@@ -37,3 +43,37 @@ def test_evaluation_of_an_untrained_model_says_so(tmp_path, tiny):
     engine.main(engine.make_parser().parse_args(words))
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "AP is nan: the model detected nothing" in log
+
+
+def test_the_fast_evaluator_gives_the_numbers_of_pycocotools(tmp_path, tiny, monkeypatch):
+    pytest.importorskip("faster_coco_eval")
+    results = []
+    for installed in (True, False):
+        if not installed:
+            monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+        cfg = engine.setup(
+            engine.make_parser().parse_args(
+                ["--config-file", "fcos_R_50_FPN_1x.yaml", *tiny_overrides(tmp_path / "output")]
+            )
+        )
+        evaluator = FCOSTrainer.build_evaluator(cfg, tiny)
+        evaluator.reset()
+        generator = torch.Generator().manual_seed(0)
+        for record in DatasetCatalog.get(tiny):
+            truth = torch.tensor([a["bbox"] for a in record["annotations"]])
+            noise = torch.randn(len(truth), 4, generator=generator) * 2
+            boxes = torch.cat((truth[:, :2], truth[:, :2] + truth[:, 2:]), 1) + noise
+            instances = Instances(
+                (record["height"], record["width"]),
+                pred_boxes=Boxes(boxes),
+                scores=torch.rand(len(truth), generator=generator),
+                pred_classes=torch.tensor([a["category_id"] for a in record["annotations"]]),
+            )
+            evaluator.process([record], [{"instances": instances}])
+        results.append(evaluator.evaluate()["bbox"])
+    fast, slow = results
+    assert 0 < slow["AP"] < 100 and fast.keys() == slow.keys()
+    for name, value in slow.items():
+        assert fast[name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+    log = (tmp_path / "output" / "log.txt").read_text()
+    assert log.count("faster-coco-eval") == 1
