@@ -98,7 +98,7 @@ class FCOSTrainer(DefaultTrainer):
                     self.start_iter,
                     self.max_iter,
                 )
-        elif self.ema:
+        if self.ema and self.ema.steps == 0:  # also after a run that had no averages
             self.ema.restart()
         # The batches that come next depend on nothing but these two numbers.
         self._trainer.data_loader.start = self.start_iter

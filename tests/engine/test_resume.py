@@ -75,6 +75,13 @@ def test_a_random_seed_is_remembered(tmp_path, tiny):
     assert run(tmp_path / "other", SEED=-1).__self__.seed != trainer.seed
 
 
+def test_averages_start_from_the_weights_that_a_run_without_them_left(tmp_path, tiny):
+    run(tmp_path, **{"SOLVER.MAX_ITER": 2, "SOLVER.EMA.ENABLED": False})()
+    trainer = run(tmp_path, "--resume").__self__
+    expected = saved(tmp_path)["model"]
+    assert all(torch.equal(value, expected[key]) for key, value in trainer.ema.average.items())
+
+
 def stop_after(step, count):
     """Like Ctrl-C in the middle of a step."""
     original, done = step.run_step, [0]
