@@ -210,17 +210,27 @@ class FCOS(nn.Module):
     def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, tuple, Locations]:
         """Images, flattened predictions (logits, distances, quality), locations."""
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        maps = [features[name] for name in self.in_features]
-        logits, distances, quality = self.head(maps)
+        logits, distances, quality = self.network(images.tensor)
         locations = make_locations(
-            [m.shape[-2:] for m in maps],
+            [m.shape[-2:] for m in quality],
             self.strides,
             self.device,
             divide=images.tensor.shape[-2:] if self.compat.grid_locations else None,
         )
         predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
         return images, predictions, locations
+
+    def network(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Backbone and head, all that has weights.
+
+        Args:
+            images: (N, 3, H, W), normalised and padded.
+
+        Returns:
+            Logits, distances and quality logits, L maps each; see :class:`FCOSHead`.
+        """
+        features = self.backbone(images)
+        return self.head([features[name] for name in self.in_features])
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to a common size."""
