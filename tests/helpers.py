@@ -11,6 +11,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from fcos_d2.modeling.assignment import ltrb_distances
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 
@@ -76,6 +77,41 @@ def level_shapes(height, width):
 def flat(maps):
     """L maps (N, K, h, w) -> (N, P, K)."""
     return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+
+
+def maps(values, locations):
+    """(N, P, K) or (N, P) -> L maps (N, K, h, w); the inverse of :func:`flat`."""
+    values = values if values.ndim == 3 else values[..., None]
+    parts = values.split(locations.level_sizes, dim=1)
+    return [
+        part.transpose(1, 2).unflatten(2, (grid.height, grid.width))
+        for part, grid in zip(parts, locations.grids)
+    ]
+
+
+def matched_boxes(model, locations, instances):
+    """(N, P) index of the matched box among the boxes of all images, -1 for background."""
+    matches = model.assign(locations, instances)
+    return matches.dense(len(instances), len(locations.points))
+
+
+def labels_and_targets(model, locations, instances):
+    """(N, P) labels, the number of classes for background, and (N, P, 4) ltrb in pixels."""
+    matched = matched_boxes(model, locations, instances)
+    # The last row, which index -1 finds, stands for background.
+    classes = torch.cat(
+        [x.gt_classes for x in instances] + [torch.tensor([model.head.num_classes])]
+    )
+    boxes = torch.cat([x.gt_boxes.tensor for x in instances] + [torch.zeros(1, 4)])
+    return classes[matched], ltrb_distances(locations.points, boxes[matched])
+
+
+def one_hot_focal_loss(logits, labels, alpha=0.25, gamma=2.0):
+    """Focal loss of (..., C) logits and labels in [0, C], C for background: the obvious way."""
+    positive = labels[..., None] == torch.arange(logits.shape[-1])
+    p = torch.where(positive, logits, -logits).sigmoid()
+    weight = torch.where(positive, alpha, 1 - alpha)
+    return -(weight * (1 - p) ** gamma * p.log()).sum()
 
 
 def error(actual, expected, scale=None):

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from .assignment import assign_boxes, inside_any, ltrb_distances
+from .assignment import Matches, assign_boxes, inside_any, ltrb_distances
 from .compat import Compat
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
@@ -32,6 +32,9 @@ __all__ = ["FCOS"]
 _SURE_BACKGROUND = -1e4
 CLS_NORMALIZERS = ("fg", "moving_fg", "all")
 BOX_QUALITIES = ("ctrness", "iou")
+
+# Class logits, ltrb distances and quality logits: L maps each.
+Predictions = tuple[list[Tensor], list[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,9 @@ class FCOS(nn.Module):
             dict of scalar losses in training; otherwise a list of ``{"instances": Instances}``
             with ``pred_boxes``, ``scores`` and ``pred_classes`` in output coordinates.
         """
-        images, predictions, locations = self._predict(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        predictions = self.network(images.tensor)
+        locations = self._locations(predictions, images.tensor.shape[-2:])
         if not self.training:
             detections = self.inference(*predictions, locations, images.image_sizes)
             return [
@@ -203,24 +208,13 @@ class FCOS(nn.Module):
 
     def candidates(self, batched_inputs: list[dict]) -> list[Instances]:
         """What is there before NMS, in the network's pixels: what test-time augmentation merges."""
-        images, predictions, locations = self._predict(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        predictions = self.network(images.tensor)
+        locations = self._locations(predictions, images.tensor.shape[-2:])
         every = replace(self.postprocess, nms_type="none", max_detections=-1)
         return self.inference(*predictions, locations, images.image_sizes, every)
 
-    def _predict(self, batched_inputs: list[dict]) -> tuple[ImageList, tuple, Locations]:
-        """Images, flattened predictions (logits, distances, quality), locations."""
-        images = self.preprocess_image(batched_inputs)
-        logits, distances, quality = self.network(images.tensor)
-        locations = make_locations(
-            [m.shape[-2:] for m in quality],
-            self.strides,
-            self.device,
-            divide=images.tensor.shape[-2:] if self.compat.grid_locations else None,
-        )
-        predictions = (_flatten(logits), _flatten(distances), _flatten(quality)[..., 0])
-        return images, predictions, locations
-
-    def network(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def network(self, images: Tensor) -> Predictions:
         """Backbone and head, all that has weights.
 
         Args:
@@ -231,6 +225,11 @@ class FCOS(nn.Module):
         """
         features = self.backbone(images)
         return self.head([features[name] for name in self.in_features])
+
+    def _locations(self, predictions: Predictions, padded_size: tuple[int, int]) -> Locations:
+        shapes = [tuple(quality.shape[-2:]) for quality in predictions[2]]
+        divide = tuple(padded_size) if self.compat.grid_locations else None
+        return make_locations(shapes, self.strides, self.device, divide=divide)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to a common size."""
@@ -250,9 +249,9 @@ class FCOS(nn.Module):
 
     def losses(
         self,
-        logits: Tensor,
-        distances: Tensor,
-        quality: Tensor,
+        logits: Sequence[Tensor],
+        distances: Sequence[Tensor],
+        quality: Sequence[Tensor],
         locations: Locations,
         instances: Sequence[Instances],
         ignore: Sequence[Tensor] | None = None,
@@ -260,8 +259,8 @@ class FCOS(nn.Module):
         """Losses of a batch; each process divides by averages over all processes.
 
         Args:
-            logits: (N, P, C); distances: (N, P, 4), in the head's unit; quality: (N, P).
-            locations: the P locations.
+            logits, distances, quality: what :meth:`network` predicts.
+            locations: their P locations.
             instances: N ground truths with ``gt_boxes`` and ``gt_classes``.
             ignore: N times (K_i, 4) boxes, in pixels, inside which background is not learned.
 
@@ -269,12 +268,19 @@ class FCOS(nn.Module):
             ``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_ctr`` or ``loss_fcos_iou``,
             float32 and attached to every parameter of the head, with or without boxes.
         """
-        labels, targets, positive = self._targets(locations, instances)
+        matches = self.assign(locations, instances)
+        owns, targets = matches.owns, self._box_targets(locations, instances, matches)
+        # Pairs that do not count get any finite values, and no gradient.
+        predicted = _flatten(distances)[matches.image, matches.point].float()
+        predicted = predicted.where(owns[:, None], 1.0)
+        quality_logits = _flatten(quality)[matches.image, matches.point, 0].float()
 
         smoothing = 0.0 if self.compat.unsmoothed_iou else 1.0
-        box_losses, iou = ltrb_iou_loss(distances[positive], targets, self.loc_loss_type, smoothing)
-        centerness = centerness_targets(targets)
-        num_positive, sum_centerness, cls_normalizer = self._normalizers(positive, centerness)
+        box_losses, iou = ltrb_iou_loss(predicted, targets, self.loc_loss_type, smoothing)
+        centerness = centerness_targets(targets) * owns
+        num_positive, sum_centerness, cls_normalizer = self._normalizers(
+            owns, centerness, len(instances) * len(locations.points)
+        )
         if self.box_quality == "ctrness":
             quality_name, quality_targets = "loss_fcos_ctr", centerness
         else:
@@ -282,20 +288,59 @@ class FCOS(nn.Module):
         if self.box_quality == "ctrness" and not self.compat.unweighted_box_loss:
             loss_loc = (box_losses * centerness).sum() / sum_centerness.clamp(min=1e-6)
         else:
-            loss_loc = box_losses.sum() / num_positive
+            loss_loc = (box_losses * owns).sum() / num_positive
         loss_quality = F.binary_cross_entropy_with_logits(
-            quality[positive].float(), quality_targets, reduction="sum"
+            quality_logits.where(owns, 0.0), quality_targets, weight=owns.float(), reduction="sum"
         )
         if ignore is not None:
-            unknown = torch.stack([inside_any(locations.points, boxes) for boxes in ignore])
-            logits = logits.masked_fill((unknown & ~positive)[..., None], _SURE_BACKGROUND)
-        loss_cls = sigmoid_focal_loss(logits, labels, self.focal_alpha, self.focal_gamma)
-        loss_cls = loss_cls / cls_normalizer
+            logits = _without_unknown(logits, locations, matches, ignore)
+        classes = torch.cat([x.gt_classes for x in instances])[matches.box]
+        loss_cls = self._class_loss(logits, locations, matches, classes) / cls_normalizer
         return {
             "loss_fcos_cls": loss_cls * self.cls_loss_weight,
             "loss_fcos_loc": loss_loc,
             quality_name: loss_quality / num_positive,
         }
+
+    @torch.no_grad()
+    def assign(self, locations: Locations, instances: Sequence[Instances]) -> Matches:
+        """Which location learns which box of the batch."""
+        return assign_boxes(
+            locations,
+            self.ranges,
+            [x.gt_boxes.tensor for x in instances],
+            center_radius=self.center_radius,
+            plus_one_area=self.compat.one_pixel_boxes,
+            exclusive_ranges=self.compat.exclusive_ranges,
+        )
+
+    @torch.no_grad()
+    def _box_targets(
+        self, locations: Locations, instances: Sequence[Instances], matches: Matches
+    ) -> Tensor:
+        """(K, 4) ltrb targets in the head's unit; 1 where the location does not own the box."""
+        boxes = torch.cat([x.gt_boxes.tensor for x in instances])[matches.box]
+        targets = ltrb_distances(locations.points[matches.point], boxes)
+        if self.head.norm_reg_targets:
+            targets = targets / locations.strides[matches.point, None]
+        return targets.where(matches.owns[:, None], 1.0)
+
+    def _class_loss(
+        self, logits: Sequence[Tensor], locations: Locations, matches: Matches, classes: Tensor
+    ) -> Tensor:
+        """Focal loss of all levels, not yet divided."""
+        losses, start = [], 0
+        pairs = (matches.image, matches.point, matches.owns, classes)
+        by_level = zip(*(x.split(matches.level_sizes) for x in pairs))
+        for level, size, (image, point, owns, label) in zip(
+            logits, locations.level_sizes, by_level, strict=True
+        ):
+            place = torch.where(owns, image * size + point - start, -1)
+            losses.append(
+                sigmoid_focal_loss(level, place, label, self.focal_alpha, self.focal_gamma)
+            )
+            start += size
+        return torch.stack(losses).sum()
 
     @contextlib.contextmanager
     def one_step(self, batched_inputs: list[dict]) -> Iterator[None]:
@@ -311,8 +356,13 @@ class FCOS(nn.Module):
         divide = (height, width) if self.compat.grid_locations else None
         locations = make_locations(shapes, self.strides, self.device, divide=divide)
         with torch.no_grad():
-            _, targets, positive = self._targets(locations, self._ground_truth(batched_inputs))
-            normalizers = self._normalizers(positive, centerness_targets(targets))
+            instances = self._ground_truth(batched_inputs)
+            matches = self.assign(locations, instances)
+            targets = self._box_targets(locations, instances, matches)
+            count = len(instances) * len(locations.points)
+            normalizers = self._normalizers(
+                matches.owns, centerness_targets(targets) * matches.owns, count
+            )
         self._step = _Step(*normalizers, (height, width))
         try:
             yield
@@ -337,70 +387,35 @@ class FCOS(nn.Module):
             for module, mode in modes:
                 module.training = mode
 
-    def _targets(
-        self, locations: Locations, instances: Sequence[Instances]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, P) labels, (K, 4) targets of positives in the head's unit, (N, P) positive."""
-        labels, targets = self.label_locations(locations, instances)
-        positive = labels < self.head.num_classes
-        if self.head.norm_reg_targets:
-            targets = targets / locations.strides[:, None]
-        return labels, targets[positive], positive
-
     def _normalizers(
-        self, positive: Tensor, centerness: Tensor
+        self, owns: Tensor, centerness: Tensor, num_locations: int
     ) -> tuple[Tensor, Tensor, Tensor | float]:
         """Number of positives, sum of their centerness, and what divides the class loss."""
         if self._step is not None:
             return self._step.num_positive, self._step.sum_centerness, self._step.cls_normalizer
-        sums = torch.stack((positive.sum().float(), centerness.sum()))
+        sums = torch.stack((owns.sum().float(), centerness.sum()))
         num_positive, sum_centerness = sums if self._is_alone else _mean_over_processes(sums)
         num_positive = num_positive.clamp(min=1)
-        return num_positive, sum_centerness, self._cls_normalizer(num_positive, positive)
-
-    @torch.no_grad()
-    def label_locations(
-        self, locations: Locations, instances: Sequence[Instances]
-    ) -> tuple[Tensor, Tensor]:
-        """What each location should predict.
-
-        Returns:
-            (N, P) int64 labels, C for background, and (N, P, 4) ltrb targets in pixels,
-            meaningless at background.
-        """
-        boxes = [x.gt_boxes.tensor for x in instances]
-        ranges = locations.points.new_tensor(self.ranges)
-        sizes = torch.tensor(locations.level_sizes, device=self.device)
-        matched = assign_boxes(
-            locations.points,
-            locations.strides,
-            ranges.repeat_interleave(sizes, dim=0),
-            boxes,
-            center_radius=self.center_radius,
-            plus_one_area=self.compat.one_pixel_boxes,
-            exclusive_ranges=self.compat.exclusive_ranges,
-        )
-        labels, targets = [], []
-        for index, x, box in zip(matched, instances, boxes, strict=True):
-            # The last row, which index -1 finds, stands for background.
-            classes = F.pad(x.gt_classes, (0, 1), value=self.head.num_classes)
-            labels.append(classes[index])
-            targets.append(ltrb_distances(locations.points, F.pad(box, (0, 0, 0, 1))[index]))
-        return torch.stack(labels), torch.stack(targets)
+        return num_positive, sum_centerness, self._cls_normalizer(num_positive, num_locations)
 
     @torch.no_grad()
     def inference(
         self,
-        logits: Tensor,
-        distances: Tensor,
-        quality: Tensor,
+        logits: Sequence[Tensor],
+        distances: Sequence[Tensor],
+        quality: Sequence[Tensor],
         locations: Locations,
         image_sizes: Sequence[tuple[int, int]],
         options: PostprocessOptions | None = None,
     ) -> list[Instances]:
-        """Detections of each image in the network's pixels; shapes as in :meth:`losses`."""
+        """Detections of each image in the network's pixels, from what :meth:`network` predicts."""
         if options is None:
             options = self.postprocess_train if self.training else self.postprocess
+        logits, distances, quality = (
+            _flatten(logits),
+            _flatten(distances),
+            _flatten(quality)[..., 0],
+        )
         if self.head.norm_reg_targets:
             distances = distances * locations.strides[:, None]
         return [
@@ -413,14 +428,14 @@ class FCOS(nn.Module):
         width = inputs.get("width", detections.image_size[1])
         return rescale_detections(detections, height, width, self.compat)
 
-    def _cls_normalizer(self, num_positive: Tensor, positive: Tensor) -> Tensor | float:
+    def _cls_normalizer(self, num_positive: Tensor, num_locations: int) -> Tensor | float:
         if self.cls_loss_normalizer == "moving_fg" and self._is_alone:
             return self.moving_num_fg
         if self.cls_loss_normalizer == "moving_fg":
             self.moving_num_fg.mul_(0.9).add_(num_positive, alpha=0.1)
             return self.moving_num_fg.clone()  # the next step changes it, backward may come later
         if self.cls_loss_normalizer == "all":
-            count = num_positive.new_tensor(float(positive.numel()))
+            count = num_positive.new_full((), float(num_locations))
             return count if self._is_alone else _mean_over_processes(count)
         return num_positive
 
@@ -475,7 +490,20 @@ def select_features(
     return names, strides, channels.pop()
 
 
-def _flatten(maps: list[Tensor]) -> Tensor:
+def _without_unknown(
+    logits: Sequence[Tensor], locations: Locations, matches: Matches, ignore: Sequence[Tensor]
+) -> list[Tensor]:
+    """Logits that cost nothing at background locations inside the boxes to ignore."""
+    unknown = torch.stack([inside_any(locations.points, boxes) for boxes in ignore])
+    unknown &= matches.dense(*unknown.shape) < 0
+    masks = unknown.split(locations.level_sizes, dim=1)
+    return [
+        level.masked_fill(mask.view(-1, 1, *level.shape[2:]), _SURE_BACKGROUND)
+        for level, mask in zip(logits, masks, strict=True)
+    ]
+
+
+def _flatten(maps: Sequence[Tensor]) -> Tensor:
     """L maps (N, K, H_l, W_l) -> (N, P, K)."""
     return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
 

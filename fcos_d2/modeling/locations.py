@@ -7,11 +7,28 @@ levels together (fine to coarse, each level row by row), M boxes of one image, C
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Locations", "make_locations", "size_ranges"]
+__all__ = ["Grid", "Locations", "make_locations", "size_ranges"]
+
+
+class Grid(NamedTuple):
+    """The locations of one level: ``x = shift + j * step_x``, ``y = shift + i * step_y``.
+
+    Attributes:
+        height, width: of the feature map.
+        stride, step_y, step_x, shift: in pixels.
+    """
+
+    height: int
+    width: int
+    stride: int
+    step_y: int
+    step_x: int
+    shift: int
 
 
 @dataclass
@@ -21,12 +38,17 @@ class Locations:
     Attributes:
         points: (P, 2) x, y in pixels of the network's input.
         strides: (P,) stride of each location's level, in pixels.
-        level_sizes: number of locations of each level; their sum is P.
+        grids: the same as rules, one for each level.
     """
 
     points: Tensor
     strides: Tensor
-    level_sizes: list[int]
+    grids: list[Grid]
+
+    @property
+    def level_sizes(self) -> list[int]:
+        """Number of locations of each level; their sum is P."""
+        return [grid.height * grid.width for grid in self.grids]
 
 
 def make_locations(
@@ -50,21 +72,16 @@ def make_locations(
     """
     if len(shapes) != len(strides):
         raise ValueError(f"{len(shapes)} feature-map shapes but {len(strides)} strides")
-    points = []
+    grids = []
     for (height, width), stride in zip(shapes, strides, strict=True):
         # stride // 2 is the published rule and differs from stride / 2 only for a stride of 1.
         step_y, step_x, shift = stride, stride, stride // 2
         if divide is not None:
             step_y, step_x, shift = divide[0] // height, divide[1] // width, 0
-        x = torch.arange(width, dtype=torch.float32, device=device) * step_x + shift
-        y = torch.arange(height, dtype=torch.float32, device=device) * step_y + shift
-        yy, xx = torch.meshgrid(y, x, indexing="ij")
-        points.append(torch.stack((xx, yy), dim=-1).reshape(-1, 2))
-    level_sizes = [len(p) for p in points]
-    per_location = [
-        p.new_full((n,), float(s)) for p, n, s in zip(points, level_sizes, strides, strict=True)
-    ]
-    return Locations(torch.cat(points), torch.cat(per_location), level_sizes)
+        grids.append(Grid(height, width, stride, step_y, step_x, shift))
+    points = [_grid_points(grid, device) for grid in grids]
+    per_location = [p.new_full((len(p),), float(g.stride)) for p, g in zip(points, grids)]
+    return Locations(torch.cat(points), torch.cat(per_location), grids)
 
 
 def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[float, float]]:
@@ -92,3 +109,10 @@ def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[floa
             f"MODEL.FCOS.SIZES_OF_INTEREST must be positive and increase, got {boundaries}"
         )
     return list(zip([0.0, *boundaries], [*boundaries, float("inf")], strict=True))
+
+
+def _grid_points(grid: Grid, device: torch.device | str | None) -> Tensor:
+    x = torch.arange(grid.width, dtype=torch.float32, device=device) * grid.step_x + grid.shift
+    y = torch.arange(grid.height, dtype=torch.float32, device=device) * grid.step_y + grid.shift
+    yy, xx = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((xx, yy), dim=-1).reshape(-1, 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from helpers import check_same, error, golden, ground_truth
+from helpers import check_same, error, flat, golden, ground_truth
 from recipes import hashed_recipe, key_lists, sorted_recipe
 from torchvision.ops import batched_nms
 
@@ -144,8 +144,8 @@ def test_dense_predictions_equal_the_original(converted, monkeypatch):
             strides = locations.strides[:, None]
             # The official head leaves its eval mode in pixels.
             pixels = "official" in name and model.head.norm_reg_targets
-            distances = distances * strides if pixels else distances
-            seen.update(logits=logits, distances=distances, quality=quality[..., None])
+            distances = flat(distances) * (strides if pixels else 1)
+            seen.update(logits=flat(logits), distances=distances, quality=flat(quality))
             return [Instances(size) for size in sizes]
 
         monkeypatch.setattr(model, "inference", look)

@@ -240,7 +240,7 @@ def test_boxes_that_no_location_learns(train):
 def test_locations_are_those_of_the_model(train):
     """The same boxes are positive in FCOS itself."""
     import torch
-    from helpers import ground_truth, level_shapes, tiny_fcos
+    from helpers import ground_truth, labels_and_targets, level_shapes, tiny_fcos
 
     from fcos_d2.data import check
     from fcos_d2.modeling.locations import make_locations
@@ -252,7 +252,7 @@ def test_locations_are_those_of_the_model(train):
     model = tiny_fcos(num_classes=60)
     locations = make_locations(level_shapes(128, 128), model.strides)
     truth = ground_truth(boxes.float() * 1.28, list(range(60)), size=(128, 128))
-    labels, _ = model.label_locations(locations, [truth])
+    labels, _ = labels_and_targets(model, locations, [truth])
     expected = sorted(set(range(60)) - set(labels.unique().tolist()))
     assert 0 < len(expected) < 60
     assert check._unowned(boxes, (100, 100), rule) == expected

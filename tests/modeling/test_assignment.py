@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from helpers import STRIDES, ground_truth, level_shapes, tiny_fcos
+from helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
 
 from fcos_d2.modeling import assignment
 from fcos_d2.modeling.assignment import assign_boxes, assign_image
@@ -16,7 +16,10 @@ PUBLISHED = (64, 128, 256, 512)
 
 def grid(height, width, boundaries=PUBLISHED):
     """points (P, 2), strides (P,), ranges (P, 2)."""
-    locations = make_locations(level_shapes(height, width), STRIDES)
+    return places_of(make_locations(level_shapes(height, width), STRIDES), boundaries)
+
+
+def places_of(locations, boundaries=PUBLISHED):
     ranges = torch.tensor(size_ranges(boundaries, 5))
     sizes = torch.tensor(locations.level_sizes)
     return locations.points, locations.strides, ranges.repeat_interleave(sizes, dim=0)
@@ -85,9 +88,67 @@ def test_random_scenes_follow_the_rule_in_chunks_of_any_size(radius, plus_one):
                 matched = assign_image(*places, boxes, **options, pairs_at_once=pairs)
                 assert torch.equal(matched, expected)
             owned += (expected >= 0).sum()
-    together = assign_boxes(*places, [b for b, _ in scenes[25:]], **options)
-    assert torch.equal(together, torch.stack([e for _, e in scenes[25:]]))
+        locations = make_locations(level_shapes(128, 128), STRIDES)
+        matched = within_image(locations, boundaries, [b for b, _ in scenes[-25:]], options)
+        assert torch.equal(matched, torch.stack([e for _, e in scenes[-25:]]))
     assert owned > 50
+
+
+def within_image(locations, boundaries, boxes, options):
+    """What ``assign_boxes`` finds, as indices within each image."""
+    matches = assign_boxes(locations, size_ranges(boundaries, 5), boxes, **options)
+    owned = matches.image[matches.owns] * len(locations.points) + matches.point[matches.owns]
+    assert len(owned.unique()) == len(owned)
+    for level, points in enumerate(matches.point.split(matches.level_sizes)):
+        start = sum(locations.level_sizes[:level])
+        assert ((points >= start) & (points < start + locations.level_sizes[level])).all()
+    matched = matches.dense(len(boxes), len(locations.points))
+    offset = torch.tensor([0, *(len(b) for b in boxes)]).cumsum(0)[:-1, None]
+    return torch.where(matched >= 0, matched - offset, matched)
+
+
+def test_thousands_of_batches_equal_the_dense_rule():
+    """In any grid, radius and precision of the boxes, with ties, borders and empty images."""
+    rng, owned = random.Random(0), 0
+    for case in range(2000):
+        height, width = (rng.randrange(1, 5) * 32 for _ in range(2))
+        divide = None
+        if case % 3 == 0:  # torchvision's grids, whose steps are no powers of two
+            divide = (height + rng.randrange(32), width + rng.randrange(32))
+        locations = make_locations(level_shapes(height, width), STRIDES, divide=divide)
+        options = {
+            "center_radius": rng.choice((0.3, 0.5, 1.0, 1.5, 1.5, 1.7, 2.5)),
+            "plus_one_area": rng.random() < 0.5,
+            "exclusive_ranges": rng.random() < 0.5,
+        }
+        boundaries = rng.choice((PUBLISHED, (16, 32, 64, 96), (8, 9, 10, 11)))
+        boxes = [random_boxes(rng) for _ in range(rng.randrange(1, 4))]
+        if case % 2:  # off the quarter-pixel grid, by as little as float32 can tell
+            steps = rng.choice((1e-6, 1e-3, 3.0))
+            boxes = [b + steps * (torch.rand(b.shape) - 0.5) for b in boxes]
+        places = places_of(locations, boundaries)
+        expected = torch.stack([assign_image(*places, b, **options) for b in boxes])
+        assert torch.equal(within_image(locations, boundaries, boxes, options), expected), case
+        owned += (expected >= 0).sum()
+    assert owned > 4000
+
+
+def test_pairs_follow_the_boxes_not_the_locations():
+    boxes = [torch.rand(7, 4), torch.rand(0, 4)]
+    for size in (128, 1024):
+        locations = make_locations(level_shapes(size, size), STRIDES)
+        matches = assign_boxes(locations, size_ranges(PUBLISHED, 5), boxes)
+        assert matches.level_sizes == [7 * 9] * 5 and len(matches.box) == 7 * 9 * 5
+
+
+def test_broken_boxes_own_nothing_and_spoil_nothing():
+    good = torch.tensor([[30.0, 30, 90, 90]])
+    locations = make_locations(level_shapes(128, 128), STRIDES)
+    alone = within_image(locations, PUBLISHED, [good], {})
+    inf, nan = float("inf"), float("nan")
+    bad = torch.tensor([[nan] * 4, [-inf, -inf, inf, inf], [1e30, 0, 2e30, 9], [0, nan, 9, 9]])
+    both = within_image(locations, PUBLISHED, [torch.cat((good, bad))], {})
+    assert torch.equal(both, alone) and (alone == 0).any()
 
 
 def owner_of(x, y, boxes, **options):
@@ -172,10 +233,13 @@ def test_thousands_of_boxes_take_bounded_memory_and_little_time(monkeypatch):
     assert torch.equal(matched[some], expected) and (expected >= 0).sum() > 50
 
 
-def test_labels_of_an_image_without_boxes_are_background():
-    model = tiny_fcos()
+@pytest.mark.parametrize("radius", [None, 1.5])
+def test_labels_of_an_image_without_boxes_are_background(radius):
+    model = tiny_fcos(center_radius=radius)
     locations = make_locations(level_shapes(256, 320), STRIDES)
     images = [ground_truth([], []), ground_truth([[10, 10, 90, 90]], [4])]
-    labels, targets = model.label_locations(locations, images)
+    labels, targets = labels_and_targets(model, locations, images)
     assert (labels[0] == 6).all() and set(labels[1].tolist()) == {4, 6}
     assert targets.shape == (2, len(locations.points), 4)
+    nothing = labels_and_targets(model, locations, images[:1])[0]
+    assert (nothing == 6).all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import one_hot_focal_loss
 
 from fcos_d2.modeling.losses import (
     BOX_LOSSES,
@@ -88,27 +89,86 @@ def test_centerness_equals_the_formula():
     assert centerness_targets(torch.zeros(0, 4)).shape == (0,)
 
 
+def random_map(shape, memory_format=torch.contiguous_format, dtype=torch.float32, seed=0):
+    """A map (N, C, H, W) of logits, and labels (N, H, W), a quarter of them not background."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(shape, generator=generator) * 4).to(dtype)
+    labels = torch.randint(0, 4 * shape[1], (shape[0], *shape[2:]), generator=generator)
+    return logits.to(memory_format=memory_format), labels.clamp(max=shape[1])
+
+
+def positives(labels, num_classes, generator=None):
+    """Locations and classes of positives in any order, among entries that do not count."""
+    flat = labels.flatten()
+    order = torch.randperm(len(flat), generator=generator)
+    where = torch.where(flat < num_classes, torch.arange(len(flat)), -1)[order]
+    return where, flat[order].clamp(max=num_classes - 1)
+
+
+def reference_focal(logits, labels, alpha=0.25, gamma=2.0):
+    return one_hot_focal_loss(logits.permute(0, 2, 3, 1), labels, alpha, gamma)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.5, 0.0), (0.75, 1.5)])
-def test_focal_loss_and_gradient_equal_the_paper(alpha, gamma):
-    logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)) * 4
-    labels = torch.arange(30) % 5  # 4 is background
+def test_focal_loss_and_gradient_equal_the_paper(alpha, gamma, memory_format):
+    for shape in ((2, 4, 3, 5), (1, 1, 1, 1), (3, 7, 1, 9)):
+        logits, labels = random_map(shape, memory_format)
+        ours, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+        loss = sigmoid_focal_loss(ours, *positives(labels, shape[1]), alpha, gamma)
+        expected = reference_focal(exact, labels, alpha, gamma)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        (a,), (b,) = torch.autograd.grad(loss * 3, ours), torch.autograd.grad(expected * 3, exact)
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
+        assert a.stride() == logits.stride()
 
-    def reference(x):
-        p = torch.sigmoid(x)
-        positive = labels[:, None] == torch.arange(4)
-        p_t, a_t = torch.where(positive, p, 1 - p), torch.where(positive, alpha, 1 - alpha)
-        return (-a_t * (1 - p_t) ** gamma * p_t.log()).sum()
 
-    ours, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    loss, expected = sigmoid_focal_loss(ours, labels, alpha, gamma), reference(exact)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    (a,), (b,) = torch.autograd.grad(loss, ours), torch.autograd.grad(expected, exact)
+def test_focal_gradient_passes_gradcheck_in_float64():
+    for gamma in (2.0, 1.0):
+        logits, labels = random_map((2, 3, 2, 4), dtype=torch.float64)
+        where, classes = positives(labels, 3)
+        loss = lambda x: sigmoid_focal_loss(x, where, classes, gamma=gamma)  # noqa: B023, E731
+        assert torch.autograd.gradcheck(loss, logits.requires_grad_())
+
+
+def test_focal_loss_of_a_map_larger_than_its_parts():
+    logits, labels = random_map((2, 20, 100, 101))
+    assert logits.numel() > 2**18
+    where, classes = positives(labels, 20)
+    ours = logits.clone().requires_grad_()
+    loss, expected = sigmoid_focal_loss(ours, where, classes), logits.double().requires_grad_()
+    reference = reference_focal(expected, labels)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    (a,), (b,) = torch.autograd.grad(loss, ours), torch.autograd.grad(reference, expected)
     torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-6)
 
 
+def test_focal_loss_of_a_view_that_is_not_dense():
+    logits, labels = random_map((2, 4, 3, 5))
+    wide = logits.repeat(1, 1, 1, 2)[..., :5]
+    where, classes = positives(labels, 4)
+    expected = sigmoid_focal_loss(logits, where, classes)
+    assert sigmoid_focal_loss(wide, where, classes).item() == expected.item()
+    part = torch.cat((logits, logits), 1)[:, 2:6]
+    loss = sigmoid_focal_loss(part, where, classes)
+    assert loss.item() == pytest.approx(reference_focal(part.double(), labels).item(), rel=1e-5)
+
+
+def test_focal_loss_keeps_nothing_but_the_logits_for_backward():
+    logits, labels = random_map((1, 4, 30, 30))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        sigmoid_focal_loss(logits.requires_grad_(), *positives(labels, 4))
+    large = [x for x in saved if x.numel() >= logits.numel()]
+    assert [x.data_ptr() for x in large] == [logits.data_ptr()]
+
+
 def test_focal_loss_of_half_precision_is_float32():
-    loss = sigmoid_focal_loss(
-        torch.zeros(100_000, 8, dtype=torch.float16), torch.full((100_000,), 8)
-    )
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(800_000 * 0.75 * 0.25 * np.log(2), rel=1e-4)
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    for dtype in (torch.float16, torch.bfloat16):
+        zeros = torch.zeros(1, 8, 100, 1000, dtype=dtype, requires_grad=True)
+        loss = sigmoid_focal_loss(zeros, nowhere, nowhere)
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(800_000 * 0.75 * 0.25 * np.log(2), rel=1e-4)
+        (loss / 1000).backward()
+        assert zeros.grad.dtype == dtype and zeros.grad.isfinite().all() and zeros.grad.any()

@@ -4,7 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import STRIDES, check_same, error, flat, golden, ground_truth, level_shapes, tiny_fcos
+from helpers import (
+    STRIDES,
+    check_same,
+    error,
+    flat,
+    golden,
+    ground_truth,
+    labels_and_targets,
+    level_shapes,
+    maps,
+    tiny_fcos,
+)
 
 from fcos_d2.checkpoint.convert import FORMATS
 from fcos_d2.modeling.head import FCOSHead
@@ -25,9 +36,9 @@ def test_head(norm):
     )
     head.load_state_dict({k.removeprefix("head."): v for k, v in state.items()}, strict=True)
     features = golden("heads")["g1_official_head_dcn_ctrOnReg_norm1"]
-    maps = [features[f"feature_p{k}"] for k in range(3, 8)]
-    logits, distances, quality = (flat(x) for x in head(maps))
-    sizes = [m.shape[-2:] for m in maps]
+    inputs = [features[f"feature_p{k}"] for k in range(3, 8)]
+    logits, distances, quality = (flat(x) for x in head(inputs))
+    sizes = [x.shape[-2:] for x in inputs]
     expected = CASES[f"norm{int(norm)}_ctrreg{int(norm)}"]
     if norm:
         distances = distances * make_locations(sizes, STRIDES).strides[:, None]
@@ -50,11 +61,12 @@ def test_losses_and_gradients_of_the_box_branch(case):
     )
     locations = make_locations(level_shapes(544, 608), STRIDES)
     gt = [ground_truth(inputs[f"boxes_{i}"], inputs[f"classes0_{i}"]) for i in (0, 1)]
-    assert torch.equal(model.label_locations(locations, gt)[0], expected["labels"].long())
+    assert torch.equal(labels_and_targets(model, locations, gt)[0], expected["labels"].long())
     distances = inputs["reg_px"] / (locations.strides[:, None] if norm else 1)
     distances.requires_grad_()
     logits = torch.zeros(*distances.shape[:2], 20)
-    losses = model.losses(logits, distances, inputs["ctr"][..., 0], locations, gt)
+    predictions = (maps(x, locations) for x in (logits, distances, inputs["ctr"]))
+    losses = model.losses(*predictions, locations, gt)
     assert error(losses["loss_fcos_loc"], expected["loss_bbox"]) <= 1e-5
     assert error(losses["loss_fcos_ctr"], expected["loss_centerness"]) <= 1e-5
     if "grad_reg" in expected:
