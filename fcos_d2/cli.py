@@ -280,16 +280,18 @@ def _configs(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    from .data import check
+    from .data.check import check_dataset
+    from .data.input_rule import input_rule
+    from .data.report import class_table, findings_table, save_pictures
 
     try:
         train, val = _data_sets(args)
-        rule = check.input_rule(args.config, min_size=args.min_size, max_size=args.max_size)
-        findings = check.check_dataset(train, val, rule=rule, fast=args.fast, progress=True)
-        print(check.class_table(train, val))
-        print(f"\n{check.findings_table(findings)}")
+        rule = input_rule(args.config, min_size=args.min_size, max_size=args.max_size)
+        findings = check_dataset(train, val, rule=rule, fast=args.fast, progress=True)
+        print(class_table(train, val))
+        print(f"\n{findings_table(findings)}")
         if args.pictures:
-            saved = check.save_pictures(findings, args.pictures)
+            saved = save_pictures(findings, args.pictures)
             print(f"\n{saved} pictures in {args.pictures}")
     except (OSError, ValueError, KeyError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
@@ -305,7 +307,9 @@ def _data_sets(args: argparse.Namespace) -> tuple:
         ValueError: for arguments that do not go together; FileNotFoundError and ValueError for
             files that cannot be used.
     """
-    from .data.formats import load_coco, read_voc, read_yolo
+    from .data.coco import load_coco
+    from .data.voc import read_voc
+    from .data.yolo import read_yolo
 
     coco = args.json is not None
     for given, needed, partner in (
