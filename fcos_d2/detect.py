@@ -26,7 +26,8 @@ from PIL import Image
 
 from . import __version__
 from .data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES, import_cv2, read_frames, video_info
-from .predictor import Detections, Predictor, PreparedPicture
+from .detections import Detections
+from .predictor import Predictor, PreparedPicture
 
 __all__ = ["FORMATS", "Source", "Summary", "detect_files", "find_sources", "run_detection"]
 
