@@ -128,6 +128,13 @@ def _add_detect(commands) -> None:
     detect.set_defaults(run=_detect)
 
 
+def _fail(command: str, error: Exception, status: int) -> int:
+    """Say what went wrong; returns the exit status."""
+    text = error.args[0] if isinstance(error, KeyError) else error  # its str() is a repr
+    print(f"{command}: {text}", file=sys.stderr)
+    return status
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -140,9 +147,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     try:
         result = run_quickstart(args.opts, say=lambda text: print(f"\n== {text}", flush=True))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"\nquickstart: {text}", file=sys.stderr)
-        return 1
+        return _fail("\nquickstart", error, 1)
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     row = [result.metrics[name] for name in names]
     print("\nBox AP on neon_trees_val, in percent (APl: no large trees there)")
@@ -169,9 +174,7 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         made = convert(args.weights, args.output, origin=args.origin, config=args.config)
     except (OSError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"convert: {text}", file=sys.stderr)
-        return 1
+        return _fail("convert", error, 1)
     print(
         f"""{made.num_tensors} tensors of {made.origin} ({made.source}), none left over or missing
 model     {made.weights}
@@ -190,8 +193,7 @@ def _plot(args: argparse.Namespace) -> int:
     try:
         plot_curves(os.path.join(args.folder, "metrics.json"), picture)
     except (OSError, ValueError, ImportError) as error:
-        print(f"plot: {error}", file=sys.stderr)
-        return 1
+        return _fail("plot", error, 1)
     print(picture)
     return 0
 
@@ -203,8 +205,7 @@ def _fetch_weights(args: argparse.Namespace) -> int:
     try:
         print(prepare_efficientnet_lite0(dataset_root()))
     except (OSError, RuntimeError, ValueError) as error:
-        print(f"fetch-weights: {error}", file=sys.stderr)
-        return 1
+        return _fail("fetch-weights", error, 1)
     return 0
 
 
@@ -244,9 +245,7 @@ def _detect(args: argparse.Namespace) -> int:
             )
         except (OSError, ValueError, KeyError) as error:
             bar.close()
-            text = error.args[0] if isinstance(error, KeyError) else error
-            print(f"detect: {text}", file=sys.stderr)
-            return 2
+            return _fail("detect", error, 2)
         except KeyboardInterrupt:
             bar.close()
             print("detect: stopped; the same command goes on from here", file=sys.stderr)
@@ -294,9 +293,7 @@ def _check_data(args: argparse.Namespace) -> int:
             saved = save_pictures(findings, args.pictures)
             print(f"\n{saved} pictures in {args.pictures}")
     except (OSError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"check-data: {text}", file=sys.stderr)
-        return 2
+        return _fail("check-data", error, 2)
     return int(any(finding.severity == "error" for finding in findings))
 
 
