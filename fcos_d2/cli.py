@@ -85,9 +85,14 @@ def _add_check_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_detect(commands) -> None:
-    detect = commands.add_parser("detect", help="detections on pictures and videos, into a folder")
+    detect = commands.add_parser(
+        "detect", help="detections on pictures, videos or a camera, into a folder"
+    )
     detect.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted glob pattern"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture, video, folder, quoted glob pattern, or camera:0",
     )
     detect.add_argument(
         "--model",
@@ -125,6 +130,9 @@ def _add_detect(commands) -> None:
     )
     detect.add_argument("--no-pictures", action="store_true", help="draw nothing")
     detect.add_argument("--recursive", action="store_true", help="look into folders below, too")
+    detect.add_argument(
+        "--max-frames", type=int, metavar="N", help="of a camera (default: until Ctrl-C)"
+    )
     detect.set_defaults(run=_detect)
 
 
@@ -240,6 +248,7 @@ def _detect(args: argparse.Namespace) -> int:
                 formats=args.format,
                 pictures=not args.no_pictures,
                 recursive=args.recursive,
+                max_frames=args.max_frames,
                 report=lambda line: tqdm.write(f"detect: {line}", file=sys.stderr),
                 on_result=progress,
             )

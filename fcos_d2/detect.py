@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from .data.images import read_frames, video_info
+from .data.images import read_camera, read_frames, video_info
 from .detections import Detections
 from .predictor import Predictor, PreparedPicture
 from .results import (
@@ -30,7 +31,7 @@ from .results import (
     write_csv,
 )
 from .sources import Source, find_sources
-from .threads import ahead, threads, with_last
+from .threads import ahead, ctrl_c_as_event, threads, with_last
 
 __all__ = ["FORMATS", "Summary", "detect_files", "run_detection"]
 
@@ -78,13 +79,14 @@ def detect_files(
     formats: Sequence[str] = ("json", "jsonl"),
     pictures: bool = True,
     recursive: bool = False,
+    max_frames: int | None = None,
     report: Callable[[str], None] = lambda _: None,
     on_result: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Summary:
     """What ``fcos-d2 detect`` does.
 
     Args:
-        inputs: pictures, videos, folders and glob patterns.
+        inputs: pictures, videos, folders, glob patterns, and a camera as ``camera:0``.
         model, weights, device, precision, tile, overlap: see ``Predictor.from_pretrained``.
         output: folder; of a run before it, what still holds is kept.
         threshold: lowest score.
@@ -93,6 +95,7 @@ def detect_files(
         formats: of ``FORMATS``; "jsonl" is always written.
         pictures: whether to draw and save them.
         recursive: look into folders below the given ones, too.
+        max_frames: of the camera; None goes on until Ctrl-C, which ends it as a video ends.
         report: called with a line about each file that cannot be used, when it is met.
         on_result: called with the number of results so far and that of all, None if unknown.
 
@@ -111,6 +114,11 @@ def detect_files(
     sources, problems = find_sources(inputs, recursive=recursive, leave_out=output / "pictures")
     for problem in problems:
         report(problem)
+    cameras = sum(source.camera is not None for source in sources)
+    if cameras > 1:
+        raise ValueError("one camera at a time: give each a run and an output of its own")
+    if max_frames is not None and not (cameras and max_frames > 0):
+        raise ValueError("the number of frames is for a camera, such as camera:0, and at least 1")
     if not sources:
         raise ValueError("there is nothing to detect in: no input leads to a picture or video")
     predictor = Predictor.from_pretrained(
@@ -130,6 +138,7 @@ def detect_files(
         batch_size=batch_size or (8 if predictor.device.type == "cuda" else 1),
         formats=formats,
         pictures=pictures,
+        max_frames=max_frames,
         report=report,
         on_result=on_result,
     )
@@ -146,6 +155,7 @@ def run_detection(
     batch_size: int = 1,
     formats: Sequence[str] = ("json", "jsonl"),
     pictures: bool = True,
+    max_frames: int | None = None,
     report: Callable[[str], None] = lambda _: None,
     on_result: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Summary:
@@ -169,8 +179,8 @@ def run_detection(
     done, dropped = keep_finished(lines, sources, key, drawn)
     if dropped:
         report(
-            f"{lines}: {dropped} results of other files, a changed file, or another model or "
-            "options are replaced"
+            f"{lines}: {dropped} results of other files, a changed file, an earlier camera, or "
+            "another model or options are replaced"
         )
     has_video = any(source.is_video for source in sources)
     total = None if has_video else len(sources)
@@ -182,7 +192,7 @@ def run_detection(
         job.detect_pictures([source for source in todo if not source.is_video])
         for source in todo:
             if source.is_video:
-                job.detect_video(source)
+                job.detect_video(source, max_frames)
     keep_finished(lines, sources, key, drawn)  # puts them in order, drops videos that failed
     if "json" in formats:
         write_coco(lines, output, predictor)
@@ -240,52 +250,87 @@ class _Job:
                     continue
                 self.add(source, found)
 
-    def detect_video(self, source: Source) -> None:
+    def detect_video(self, source: Source, max_frames: int | None = None) -> None:
+        """Detect in all frames of a video, or in those of a camera until Ctrl-C or so many."""
         try:
-            self._detect_video(source)
+            if source.camera is None:
+                self._detect_video_file(source)
+            else:
+                self._detect_camera(source, max_frames)
         except (ImportError, OSError, ValueError) as error:
             self.fail(source, error)
 
-    def _detect_video(self, source: Source) -> None:
+    def _detect_video_file(self, source: Source) -> None:
         rate, announced = video_info(source.path)
-        frames = read_frames(source.path)
+        with closing(read_frames(source.path)) as frames:
+            number = self._detect_frames(source, frames, rate)
+        if number < announced:
+            self.report(f"{source.path}: ended after {number} of {announced} announced frames")
 
-        def prepare_next(_: int) -> PreparedPicture | None:
+    def _detect_camera(self, source: Source, max_frames: int | None) -> None:
+        with ctrl_c_as_event() as stopped:
+            rate, endless = read_camera(source.camera)
+            self.report(f"{source.path} is open; Ctrl-C ends it")
+            with closing(endless):
+                frames = itertools.takewhile(lambda _: not stopped.is_set(), endless)
+                number = self._detect_frames(
+                    source, itertools.islice(frames, max_frames), rate, live=True
+                )
+        if not stopped.is_set() and number != max_frames:
+            self.report(f"{source.path}: no more pictures after {number} frames: was it unplugged?")
+
+    def _detect_frames(
+        self, source: Source, frames: Iterator[np.ndarray], rate: float, live: bool = False
+    ) -> int:
+        """Detect in frames and draw them; of live ones the time is kept, also in the drawn video.
+
+        Returns:
+            How many there were.
+        """
+        times: deque[float] = deque()
+
+        def prepare_next(_: int) -> tuple[float, PreparedPicture] | None:
             frame = next(frames, None)
-            return None if frame is None else self.predictor.prepare(frame)
+            return None if frame is None else (time.monotonic(), self.predictor.prepare(frame))
 
         def prepared(reader: ThreadPoolExecutor) -> Iterator[PreparedPicture]:
             for _, future in ahead(reader, prepare_next, itertools.count(), _READ_AHEAD):
-                picture = future.result()
-                if picture is None:
+                if future.result() is None:
                     return
+                moment, picture = future.result()
+                times.append(moment)
                 yield picture
 
         def detected(reader: ThreadPoolExecutor) -> Iterator[tuple]:
+            start = None
             pairs = self.predictor.stream(prepared(reader), self.batch_size)
-            for i, ((picture, found), is_last) in enumerate(with_last(pairs)):
-                yield i, picture, self.wanted(found), is_last
+            for (picture, found), is_last in with_last(pairs):
+                moment = times.popleft()
+                start = moment if start is None else start
+                yield picture, self.wanted(found), is_last, moment - start
 
         video = VideoFile(self.drawn / drawn_name(source), rate) if self.drawn else None
 
-        def save(item: tuple[int, PreparedPicture, Detections, bool]) -> None:
-            _, picture, found, is_last = item
+        def save(item: tuple[PreparedPicture, Detections, bool, float]) -> None:
+            picture, found, is_last, seconds = item
             if video:
-                video.write(found.draw(picture.rgb[..., ::-1]), is_last)
+                until = seconds if live else 0.0
+                video.write(found.draw(picture.rgb[..., ::-1]), is_last, until)
 
+        number = 0
         try:
             # One thread each: a video is read and written in order.
             with threads(1) as reader, threads(1) as writer:
                 results = ahead(writer, save, detected(reader), _WRITE_BEHIND, True)
-                for (i, _, found, is_last), future in results:
+                for (_, found, is_last, seconds), future in results:
                     future.result()
-                    self.add(source, found, frame=i, last_frame=is_last)
+                    more = {"seconds": round(seconds, 3)} if live else {}
+                    self.add(source, found, frame=number, last_frame=is_last, **more)
+                    number += 1
         finally:
-            frames.close()
             if video:
                 video.discard_part()
-        if i + 1 < announced:
-            self.report(f"{source.path}: ended after {i + 1} of {announced} announced frames")
+        return number
 
     def wanted(self, found: Detections) -> Detections:
         if self.class_ids is None:

@@ -145,8 +145,10 @@ class VideoFile:
         self.path, self.rate = path, rate
         self.part = path.with_name(path.stem + ".part" + path.suffix)
         self.writer = None
+        self.written = 0
 
-    def write(self, picture: Image.Image, is_last: bool) -> None:
+    def write(self, picture: Image.Image, is_last: bool, until: float = 0.0) -> None:
+        """Add a picture once, or as often as it takes to fill the time until so many seconds."""
         cv2 = import_cv2()
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +156,10 @@ class VideoFile:
             self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, picture.size)
             if not self.writer.isOpened():
                 raise ValueError(f"OpenCV cannot write the video {self.path}; try --no-pictures")
-        self.writer.write(np.ascontiguousarray(np.asarray(picture)[..., ::-1]))
+        bgr = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+        for _ in range(max(1, round(until * self.rate) - self.written)):
+            self.writer.write(bgr)
+            self.written += 1
         if is_last:
             self.writer.release()
             os.replace(self.part, self.path)

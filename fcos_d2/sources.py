@@ -3,6 +3,8 @@
 import glob
 import itertools
 import os
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,39 +21,50 @@ class Source:
     Attributes:
         path: where it is.
         name: its name in the results, with "/".
-        size, mtime_ns: of the file, by which a change is noticed.
+        size, mtime_ns: of the file, by which a change is noticed; of a camera, 0 and the time of
+            its opening, so that no results of an earlier one count as its own.
+        camera: number of the device, if it is no file.
     """
 
     path: Path
     name: str
     size: int
     mtime_ns: int
+    camera: int | None = None
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether it has frames."""
+        return self.camera is not None or self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_sources(
     inputs: Sequence[str], *, recursive: bool = False, leave_out: Path | None = None
 ) -> tuple[list[Source], list[str]]:
-    """Files that inputs stand for, each once.
+    """Files and cameras that inputs stand for, each once.
 
     Of a folder these are the pictures and videos by their suffix; a file that is named is taken
     whatever its suffix. Names are relative to the folder or to the fixed part of the pattern; if
     two files then have the same, all are relative to what they have in common.
 
     Args:
-        inputs: paths of files and folders, and glob patterns.
+        inputs: paths of files and folders, glob patterns, and ``camera:0``, or only its number if
+            no file is called so.
         recursive: look into folders below the given ones, too.
         leave_out: a folder whose files are none, such as that of drawn pictures.
 
     Returns:
-        The files, and a line for each input that leads to none.
+        The files, then cameras, and a line for each input that leads to none.
     """
     found: dict[Path, str] = {}
+    cameras: dict[int, Source] = {}
     problems = []
     for text in inputs:
+        camera = _camera_number(text)
+        if camera is not None:
+            place = Path(f"camera:{camera}")
+            cameras[camera] = Source(place, f"camera{camera}", 0, time.time_ns(), camera)
+            continue
         pairs = _expand(text, recursive)
         pairs = [(path, root) for path, root in pairs if not _is_below(path, leave_out)]
         if not pairs:
@@ -65,7 +78,13 @@ def find_sources(
     for path, name in found.items():
         status = path.stat()
         sources.append(Source(path, name, status.st_size, status.st_mtime_ns))
-    return sources, problems
+    return [*sources, *cameras.values()], problems
+
+
+def _camera_number(text: str) -> int | None:
+    match = re.fullmatch(r"(?:camera:)?([0-9]{1,4})", text)
+    is_camera = match and (text.startswith("camera:") or not os.path.exists(text))
+    return int(match[1]) if is_camera else None
 
 
 def _expand(text: str, recursive: bool) -> list[tuple[Path, Path]]:
@@ -95,6 +114,8 @@ def _why_nothing(text: str, recursive: bool) -> str:
     if Path(text).is_dir():
         deeper = "" if recursive else "; --recursive looks into folders below it"
         return f"no pictures or videos in this folder{deeper}"
+    if text.startswith("camera:"):
+        return "no such camera: give its number, such as camera:0"
     return "no file matches" if glob.has_magic(text) else "no such file or folder"
 
 

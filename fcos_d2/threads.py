@@ -1,12 +1,14 @@
 """Work that runs ahead in threads, by a bounded number of items and in their order."""
 
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ahead", "threads", "with_last"]
+__all__ = ["ahead", "ctrl_c_as_event", "threads", "with_last"]
 
 
 @contextmanager
@@ -49,3 +51,26 @@ def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
         previous.append(item)
     if previous:
         yield previous.pop(), True
+
+
+@contextmanager
+def ctrl_c_as_event() -> Iterator[threading.Event]:
+    """Within this, the first Ctrl-C only sets the event; the next one interrupts as always.
+
+    Signals come to the main thread only: in another one this does nothing.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    usual = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def on_first(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, on_first)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -14,9 +14,10 @@ def noise(height, width):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def run(photos, model, output, *more):
-    words = ["detect", str(photos), "--model", str(model), "--output", str(output), "--recursive"]
-    return cli.main([*words, "--device", "cpu", *more])
+def run(inputs, model, output, *more):
+    inputs = [str(path) for path in (inputs if isinstance(inputs, list) else [inputs])]
+    words = ["--model", str(model), "--output", str(output), "--recursive", "--device", "cpu"]
+    return cli.main(["detect", *inputs, *words, *more])
 
 
 def lines_of(output):
