@@ -1,6 +1,7 @@
 """``fcos-d2 COMMAND`` or ``python -m fcos_d2 COMMAND``."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     weights.set_defaults(run=_fetch_weights)
     _add_detect(commands)
+    _add_benchmark(commands)
     doctor = commands.add_parser("doctor", help="versions and known problems, for a bug report")
     doctor.set_defaults(run=_doctor)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
@@ -134,6 +136,40 @@ def _add_detect(commands) -> None:
         "--max-frames", type=int, metavar="N", help="of a camera (default: until Ctrl-C)"
     )
     detect.set_defaults(run=_detect)
+
+
+def _add_benchmark(commands) -> None:
+    benchmark = commands.add_parser(
+        "benchmark", help="how fast a model is here: network, post-processing, end to end"
+    )
+    benchmark.add_argument(
+        "--model",
+        required=True,
+        metavar="FOLDER_OR_CONFIG",
+        help="folder of training or of `convert`, or a config, which alone gets random weights",
+    )
+    benchmark.add_argument("--weights", metavar="W", help="path; default: the folder's own")
+    benchmark.add_argument(
+        "--batch-size", type=int, nargs="+", default=[1], metavar="N", help="default: 1"
+    )
+    benchmark.add_argument(
+        "--size",
+        nargs="+",
+        metavar="HxW",
+        help="of the network's input in pixels, such as 512x640; default: the config's test size",
+    )
+    benchmark.add_argument(
+        "--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"]
+    )
+    benchmark.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any"
+    )
+    benchmark.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU")
+    benchmark.add_argument(
+        "--runs", type=int, default=10, metavar="N", help="of each case (default: 10)"
+    )
+    benchmark.add_argument("--json", metavar="FILE", help="write all numbers there, too")
+    benchmark.set_defaults(run=_benchmark)
 
 
 def _fail(command: str, error: Exception, status: int) -> int:
@@ -268,6 +304,38 @@ def _detect(args: argparse.Namespace) -> int:
         f"\nresults   {args.output}"
     )
     return 0 if not made.failures else 1 if usable else 2
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .benchmark import format_report, parse_size, run_benchmark
+
+    try:
+        with tqdm(unit=" rounds", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = run_benchmark(
+                args.model,
+                args.weights,
+                batch_sizes=args.batch_size,
+                sizes=args.size and [parse_size(text) for text in args.size],
+                precisions=args.precision,
+                device=args.device,
+                threads=args.threads,
+                runs=args.runs,
+                on_round=progress,
+            )
+        print(format_report(report))
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(report.to_dict(), file, indent=1)
+    except (OSError, ValueError, KeyError) as error:
+        return _fail("benchmark", error, 2)
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

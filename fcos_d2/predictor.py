@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -224,12 +224,16 @@ class Predictor:
         inputs = [
             {"image": p.tensor, "height": p.rgb.shape[0], "width": p.rgb.shape[1]} for p in pictures
         ]
-        kind = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype=kind) if kind else nullcontext():
+        with self.autocast():
             outputs = self.model(inputs)
         found = [self._to_detections(o["instances"], p) for o, p in zip(outputs, pictures)]
         self.network_seconds += time.perf_counter() - start
         return found
+
+    def autocast(self) -> AbstractContextManager:
+        """Within this the network computes in the precision of this predictor."""
+        kind = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype=kind) if kind else nullcontext()
 
     def _in_tiles(self, rgb: np.ndarray) -> bool:
         return self.tile is not None and max(rgb.shape[:2]) > self.tile
