@@ -11,6 +11,8 @@ from .data.images import Picture, read_rgb
 
 __all__ = ["Detections", "class_color"]
 
+_MARGIN = 2  # of a label around its text, in pixels
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -95,6 +97,9 @@ class Detections:
     def draw(self, image: Picture) -> Image.Image:
         """The picture with boxes, class names and scores, a colour for each class.
 
+        All boxes are drawn, the best on top. A label that would cover that of a better one is left
+        out: where objects are dense, nothing could be read otherwise.
+
         Args:
             image: the picture these are of, as :func:`fcos_d2.data.images.read_rgb` takes it.
 
@@ -106,12 +111,18 @@ class Detections:
         longest = max(picture.size)
         width = max(2, round(longest / 500))
         font = _font(min(max(longest // 60, 12), 48))
-        for i in np.argsort(self.scores, kind="stable"):  # the best one on top
+        best_first = np.argsort(-self.scores, kind="stable")
+        for i in best_first[::-1]:
             color = class_color(int(self.class_ids[i]))
             x1, y1, x2, y2 = self.boxes[i].tolist()
             canvas.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width)
+        plates: list[tuple[float, float, float, float]] = []
+        for i in best_first:
             label = f"{self.class_names[i]} {self.scores[i]:.2f}"
-            _draw_label(canvas, label, (x1, y1), color, font)
+            plate = _label_plate(canvas, label, self.boxes[i, :2].tolist(), font)
+            if not any(_overlap(plate, other) for other in plates):
+                plates.append(plate)
+                _draw_label(canvas, label, plate, class_color(int(self.class_ids[i])), font)
         return picture
 
 
@@ -129,14 +140,24 @@ def _font(size: int):
         return ImageFont.load_default()
 
 
-def _draw_label(canvas: ImageDraw.ImageDraw, text: str, corner, color, font) -> None:
-    """Text on a plate of ``color``, above the corner (x, y) or, without room there, below it."""
+def _label_plate(canvas: ImageDraw.ImageDraw, text: str, corner, font) -> tuple:
+    """x1, y1, x2, y2 of a label above the corner (x, y) or, without room there, below it."""
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-    margin = 2
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    width, height = right - left + 2 * _MARGIN, bottom - top + 2 * _MARGIN
     x = max(0, min(corner[0], canvas.im.size[0] - width))
     y = corner[1] - height if corner[1] >= height else corner[1]
-    canvas.rectangle((x, y, x + width, y + height), fill=color)
+    return x, y, x + width, y + height
+
+
+def _overlap(a: tuple, b: tuple) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _draw_label(canvas: ImageDraw.ImageDraw, text: str, plate: tuple, color, font) -> None:
+    """Text on a plate of ``color``."""
+    canvas.rectangle(plate, fill=color)
+    left, top, *_ = canvas.textbbox((0, 0), text, font=font)
     bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128
     ink = (0, 0, 0) if bright else (255, 255, 255)
-    canvas.text((x + margin - left, y + margin - top), text, fill=ink, font=font)
+    place = (plate[0] + _MARGIN - left, plate[1] + _MARGIN - top)
+    canvas.text(place, text, fill=ink, font=font)

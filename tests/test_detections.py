@@ -67,3 +67,23 @@ def test_labels_stay_inside_and_colours_differ():
     drawn = np.array(found.draw(Image.new("RGB", (100, 80))))
     assert (drawn[4:12, 2:40] == class_color(4)).all(axis=-1).any()
     assert len({class_color(i) for i in range(80)}) == 80
+
+
+def test_of_labels_that_would_cover_each_other_the_best_is_drawn_and_all_boxes_are():
+    boxes = np.array([[20, 40, 90, 70], [22, 42, 80, 75]], np.float32)
+
+    def draw(*chosen):
+        found = Detections(
+            boxes=boxes[list(chosen)],
+            scores=np.array([0.9, 0.5], np.float32)[list(chosen)],
+            class_ids=np.array([0, 1])[list(chosen)],
+            class_names=[["good", "weak"][i] for i in chosen],
+            image_size=(80, 100),
+        )
+        return np.array(found.draw(Image.new("RGB", (100, 80))))
+
+    best, both = draw(0), draw(1, 0)  # in any order
+    plate = (slice(26, 39), slice(22, 50))
+    assert (best[plate] == class_color(0)).all(axis=-1).any()
+    assert (both[plate] == best[plate]).all()
+    assert (both[74, 22:80] == class_color(1)).all()  # the weaker one's box, without its label

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from detect.photos import GOOD, contents, lines_of, noise, run
@@ -36,6 +37,33 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     found = Predictor.from_pretrained(model, device="cpu", score_threshold=0.3)
     assert photo["boxes"] == found(photos / "photo.jpg").to_dict()["boxes"] != []
     assert min(score for line in lines for score in line["scores"]) >= 0.3
+
+
+def test_a_picture_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
+    folder = tmp_path / "forms"
+    folder.mkdir()
+    upright = np.repeat(noise(60, 80)[..., :1] // 64 * 64, 3, axis=2)  # gray of four shades
+    image = Image.fromarray(upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    turned.save(folder / "turned.png", exif=exif)
+    image.quantize(4).save(folder / "palette.png")
+    image.convert("L").save(folder / "gray.tif")
+    image.convert("RGBA").save(folder / "alpha.webp", lossless=True)
+    image.convert("CMYK").save(folder / "cmyk.tif")
+    image.save(folder / "rgb.bmp")
+    image.save(folder / "rgb.ppm")
+    Image.fromarray(upright[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    assert run(folder, model, tmp_path / "out") == 0
+    lines = lines_of(tmp_path / "out")
+    assert len(lines) == 8
+    for line in lines:
+        assert line["image_size"] == [60, 80], line["file"]
+        assert line["boxes"] == lines[0]["boxes"] != [], line["file"]
+        assert line["scores"] == lines[0]["scores"], line["file"]
+    drawn = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
+    assert drawn == {line["file"] for line in lines} - {"rgb.ppm"} | {"rgb.ppm.png"}
 
 
 def test_the_three_formats_say_the_same_and_pycocotools_reads_them(photos, model, tmp_path):
