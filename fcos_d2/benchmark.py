@@ -150,19 +150,7 @@ def run_benchmark(
             _Case(predictor, precision, batch_size, size)
             for precision, size, batch_size in itertools.product(precisions, sizes, batch_sizes)
         ]
-        warm_up = _WARM_UP.get(chosen.type, 1)
-        for i in range(warm_up + runs):
-            if i == warm_up:
-                for case in cases:
-                    case.forget()
-            for case in list(cases):
-                try:
-                    case.measure()
-                except torch.cuda.OutOfMemoryError:
-                    cases.remove(case)
-                    notes.append(f"{case.name}: the memory of the GPU is too small, left out")
-                    torch.cuda.empty_cache()
-            on_round(i + 1, warm_up + runs)
+        notes += _measure(cases, _WARM_UP.get(chosen.type, 1), runs, on_round)
         if not cases:
             raise ValueError("no case fits into the memory of the GPU: try smaller ones")
         machine = _machine(chosen)
@@ -271,6 +259,24 @@ class _Case:
             detections=self.detections,
             peak_memory_mib=None if self.peak_memory is None else self.peak_memory / _MIB,
         )
+
+
+def _measure(cases: list[_Case], warm_up: int, runs: int, on_round) -> list[str]:
+    """Measure in rounds; removes cases that the GPU has no memory for, and returns notes."""
+    notes = []
+    for i in range(warm_up + runs):
+        if i == warm_up:
+            for case in cases:
+                case.forget()
+        for case in list(cases):
+            try:
+                case.measure()
+            except torch.cuda.OutOfMemoryError:
+                cases.remove(case)
+                notes.append(f"{case.name}: the memory of the GPU is too small, left out")
+                torch.cuda.empty_cache()
+        on_round(i + 1, warm_up + runs)
+    return notes
 
 
 def _timed(function: Callable[[], object], device: torch.device) -> float:
