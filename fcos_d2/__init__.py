@@ -18,10 +18,19 @@ except ImportError as error:
 
 from .config import add_fcos_config, get_cfg
 from .data.catalog import register_datasets
+from .detections import Detections
 from .model_zoo import get_config_file
 from .modeling import FCOS, FCOSHead
 from .predictor import Predictor
 
-__all__ = ["FCOS", "FCOSHead", "Predictor", "add_fcos_config", "get_cfg", "get_config_file"]
+__all__ = [
+    "FCOS",
+    "Detections",
+    "FCOSHead",
+    "Predictor",
+    "add_fcos_config",
+    "get_cfg",
+    "get_config_file",
+]
 
 register_datasets()

@@ -1,6 +1,7 @@
 """``fcos-d2 COMMAND`` or ``python -m fcos_d2 COMMAND``."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     weights.set_defaults(run=_fetch_weights)
     _add_detect(commands)
+    _add_benchmark(commands)
     doctor = commands.add_parser("doctor", help="versions and known problems, for a bug report")
     doctor.set_defaults(run=_doctor)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
@@ -85,9 +87,14 @@ def _add_check_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_detect(commands) -> None:
-    detect = commands.add_parser("detect", help="detections on pictures and videos, into a folder")
+    detect = commands.add_parser(
+        "detect", help="detections on pictures, videos or a camera, into a folder"
+    )
     detect.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted glob pattern"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture, video, folder, quoted glob pattern, or camera:0",
     )
     detect.add_argument(
         "--model",
@@ -125,7 +132,51 @@ def _add_detect(commands) -> None:
     )
     detect.add_argument("--no-pictures", action="store_true", help="draw nothing")
     detect.add_argument("--recursive", action="store_true", help="look into folders below, too")
+    detect.add_argument(
+        "--max-frames", type=int, metavar="N", help="of a camera (default: until Ctrl-C)"
+    )
     detect.set_defaults(run=_detect)
+
+
+def _add_benchmark(commands) -> None:
+    benchmark = commands.add_parser(
+        "benchmark", help="how fast a model is here: network, post-processing, end to end"
+    )
+    benchmark.add_argument(
+        "--model",
+        required=True,
+        metavar="FOLDER_OR_CONFIG",
+        help="folder of training or of `convert`, or a config, which alone gets random weights",
+    )
+    benchmark.add_argument("--weights", metavar="W", help="path; default: the folder's own")
+    benchmark.add_argument(
+        "--batch-size", type=int, nargs="+", default=[1], metavar="N", help="default: 1"
+    )
+    benchmark.add_argument(
+        "--size",
+        nargs="+",
+        metavar="HxW",
+        help="of the network's input in pixels, such as 512x640; default: the config's test size",
+    )
+    benchmark.add_argument(
+        "--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"]
+    )
+    benchmark.add_argument(
+        "--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any"
+    )
+    benchmark.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU")
+    benchmark.add_argument(
+        "--runs", type=int, default=10, metavar="N", help="of each case (default: 10)"
+    )
+    benchmark.add_argument("--json", metavar="FILE", help="write all numbers there, too")
+    benchmark.set_defaults(run=_benchmark)
+
+
+def _fail(command: str, error: Exception, status: int) -> int:
+    """Say what went wrong; returns the exit status."""
+    text = error.args[0] if isinstance(error, KeyError) else error  # its str() is a repr
+    print(f"{command}: {text}", file=sys.stderr)
+    return status
 
 
 def _words(text: str) -> list[str]:
@@ -140,9 +191,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     try:
         result = run_quickstart(args.opts, say=lambda text: print(f"\n== {text}", flush=True))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"\nquickstart: {text}", file=sys.stderr)
-        return 1
+        return _fail("\nquickstart", error, 1)
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     row = [result.metrics[name] for name in names]
     print("\nBox AP on neon_trees_val, in percent (APl: no large trees there)")
@@ -169,9 +218,7 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         made = convert(args.weights, args.output, origin=args.origin, config=args.config)
     except (OSError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"convert: {text}", file=sys.stderr)
-        return 1
+        return _fail("convert", error, 1)
     print(
         f"""{made.num_tensors} tensors of {made.origin} ({made.source}), none left over or missing
 model     {made.weights}
@@ -190,8 +237,7 @@ def _plot(args: argparse.Namespace) -> int:
     try:
         plot_curves(os.path.join(args.folder, "metrics.json"), picture)
     except (OSError, ValueError, ImportError) as error:
-        print(f"plot: {error}", file=sys.stderr)
-        return 1
+        return _fail("plot", error, 1)
     print(picture)
     return 0
 
@@ -203,8 +249,7 @@ def _fetch_weights(args: argparse.Namespace) -> int:
     try:
         print(prepare_efficientnet_lite0(dataset_root()))
     except (OSError, RuntimeError, ValueError) as error:
-        print(f"fetch-weights: {error}", file=sys.stderr)
-        return 1
+        return _fail("fetch-weights", error, 1)
     return 0
 
 
@@ -239,14 +284,13 @@ def _detect(args: argparse.Namespace) -> int:
                 formats=args.format,
                 pictures=not args.no_pictures,
                 recursive=args.recursive,
+                max_frames=args.max_frames,
                 report=lambda line: tqdm.write(f"detect: {line}", file=sys.stderr),
                 on_result=progress,
             )
         except (OSError, ValueError, KeyError) as error:
             bar.close()
-            text = error.args[0] if isinstance(error, KeyError) else error
-            print(f"detect: {text}", file=sys.stderr)
-            return 2
+            return _fail("detect", error, 2)
         except KeyboardInterrupt:
             bar.close()
             print("detect: stopped; the same command goes on from here", file=sys.stderr)
@@ -260,6 +304,38 @@ def _detect(args: argparse.Namespace) -> int:
         f"\nresults   {args.output}"
     )
     return 0 if not made.failures else 1 if usable else 2
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .benchmark import format_report, parse_size, run_benchmark
+
+    try:
+        with tqdm(unit=" rounds", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = run_benchmark(
+                args.model,
+                args.weights,
+                batch_sizes=args.batch_size,
+                sizes=args.size and [parse_size(text) for text in args.size],
+                precisions=args.precision,
+                device=args.device,
+                threads=args.threads,
+                runs=args.runs,
+                on_round=progress,
+            )
+        print(format_report(report))
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(report.to_dict(), file, indent=1)
+    except (OSError, ValueError, KeyError) as error:
+        return _fail("benchmark", error, 2)
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -280,21 +356,21 @@ def _configs(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    from .data import check
+    from .data.check import check_dataset
+    from .data.input_rule import input_rule
+    from .data.report import class_table, findings_table, save_pictures
 
     try:
         train, val = _data_sets(args)
-        rule = check.input_rule(args.config, min_size=args.min_size, max_size=args.max_size)
-        findings = check.check_dataset(train, val, rule=rule, fast=args.fast, progress=True)
-        print(check.class_table(train, val))
-        print(f"\n{check.findings_table(findings)}")
+        rule = input_rule(args.config, min_size=args.min_size, max_size=args.max_size)
+        findings = check_dataset(train, val, rule=rule, fast=args.fast, progress=True)
+        print(class_table(train, val))
+        print(f"\n{findings_table(findings)}")
         if args.pictures:
-            saved = check.save_pictures(findings, args.pictures)
+            saved = save_pictures(findings, args.pictures)
             print(f"\n{saved} pictures in {args.pictures}")
     except (OSError, ValueError, KeyError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"check-data: {text}", file=sys.stderr)
-        return 2
+        return _fail("check-data", error, 2)
     return int(any(finding.severity == "error" for finding in findings))
 
 
@@ -305,7 +381,9 @@ def _data_sets(args: argparse.Namespace) -> tuple:
         ValueError: for arguments that do not go together; FileNotFoundError and ValueError for
             files that cannot be used.
     """
-    from .data.formats import load_coco, read_voc, read_yolo
+    from .data.coco import load_coco
+    from .data.voc import read_voc
+    from .data.yolo import read_yolo
 
     coco = args.json is not None
     for given, needed, partner in (

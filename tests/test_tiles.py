@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fcos_d2.predictor import Detections, Predictor, PreparedPicture
+from fcos_d2.detections import Detections
+from fcos_d2.predictor import Predictor, PreparedPicture
 from fcos_d2.tiles import cut_by_tile, merge_tiles, tile_windows
 
 

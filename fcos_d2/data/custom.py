@@ -14,16 +14,10 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .formats import (
-    DIFFICULT,
-    CocoData,
-    Sources,
-    coco_classes,
-    read_voc,
-    read_yolo,
-    voc_sources,
-    yolo_sources,
-)
+from .coco import coco_classes
+from .formats import CocoData, Sources
+from .voc import DIFFICULT, read_voc, voc_sources
+from .yolo import read_yolo, yolo_sources
 
 __all__ = ["CustomDataset", "register_custom"]
 
@@ -72,7 +66,7 @@ def register_custom(specs: Sequence[Mapping], cache_dir: str | os.PathLike) -> l
         {"name": "my_train", "yolo": "data.yaml", "split": "train"}
 
     that of VOC optionally with ``difficult`` and ``classes``, see
-    :func:`~fcos_d2.data.formats.read_voc`. VOC and YOLO are converted once to a COCO file in
+    :func:`~fcos_d2.data.voc.read_voc`. VOC and YOLO are converted once to a COCO file in
     ``cache_dir``, and again when one of their files or the spec changes; older conversions stay
     there, because another process may be reading them. Any number of processes may do this at the
     same time. Specs that are registered already change nothing, unless their files did. All specs

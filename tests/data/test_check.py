@@ -4,84 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from data.coco_maker import CATEGORIES, RULE
 from PIL import Image
 
-from fcos_d2 import cli
-from fcos_d2.data.check import (
-    KINDS,
-    InputRule,
-    check_dataset,
-    class_table,
-    findings_table,
-    input_rule,
-    save_pictures,
-)
-from fcos_d2.data.formats import load_coco
-
-RULE = InputRule(min_size=0, max_size=1000)  # images as they are
-CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-
-
-class Maker:
-    """Builds a COCO set in a folder: noise, so that no two pictures are equal."""
-
-    def __init__(self, folder, seed):
-        self.folder, self.rng = folder, np.random.default_rng(seed)
-        self.content = {"images": [], "annotations": [], "categories": CATEGORIES}
-        (folder / "images").mkdir(parents=True)
-
-    def image(self, name, size=(64, 48), boxes=((8, 8, 24, 20),), write=True, **changes):
-        """Adds an image and its boxes; ``changes`` go to its row."""
-        width, height = size
-        if write:
-            noise = self.rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(self.folder / "images" / name)
-        image_id = len(self.content["images"]) + 1
-        row = {"id": image_id, "file_name": name, "width": width, "height": height, **changes}
-        self.content["images"].append(row)
-        for box in boxes:
-            self.box(image_id, box)
-        return image_id
-
-    def box(self, image_id, box, **changes):
-        number = len(self.content["annotations"])
-        row = {
-            "id": number + 1,
-            "image_id": image_id,
-            "category_id": number % 2 + 1,
-            "bbox": list(box),
-            "area": 100,
-            "iscrowd": 0,
-            **changes,
-        }
-        self.content["annotations"].append(row)
-
-    def path(self, name):
-        return self.folder / "images" / name
-
-    def write(self):
-        (self.folder / "data.json").write_text(json.dumps(self.content))
-
-    def load(self):
-        self.write()
-        return load_coco(self.folder / "data.json", self.folder / "images")
-
-
-@pytest.fixture
-def train(tmp_path):
-    """Two images with a box each: nothing is wrong."""
-    maker = Maker(tmp_path / "train", seed=0)
-    maker.image("a.png")
-    maker.image("b.jpg", size=(48, 64))
-    return maker
-
-
-@pytest.fixture
-def val(tmp_path):
-    maker = Maker(tmp_path / "val", seed=1)
-    maker.image("v.png")
-    maker.image("w.jpg")
-    return maker
+from fcos_d2.data.check import check_dataset
+from fcos_d2.data.findings import KINDS
+from fcos_d2.data.input_rule import InputRule
+from fcos_d2.data.report import findings_table
 
 
 def texts(findings):
@@ -237,27 +166,6 @@ def test_boxes_that_no_location_learns(train):
     assert [t.split(",")[0] for t in larger] == ["train a.png: annotation 3"]
 
 
-def test_locations_are_those_of_the_model(train):
-    """The same boxes are positive in FCOS itself."""
-    import torch
-    from helpers import ground_truth, labels_and_targets, level_shapes, tiny_fcos
-
-    from fcos_d2.data import check
-    from fcos_d2.modeling.locations import make_locations
-
-    rng = np.random.default_rng(3)
-    low = rng.uniform(0, 40, (60, 2))
-    boxes = torch.tensor(np.concatenate([low, low + rng.uniform(1, 60, (60, 2))], 1))
-    rule = InputRule(min_size=128, max_size=1000)
-    model = tiny_fcos(num_classes=60)
-    locations = make_locations(level_shapes(128, 128), model.strides)
-    truth = ground_truth(boxes.float() * 1.28, list(range(60)), size=(128, 128))
-    labels, _ = labels_and_targets(model, locations, [truth])
-    expected = sorted(set(range(60)) - set(labels.unique().tolist()))
-    assert 0 < len(expected) < 60
-    assert check._unowned(boxes, (100, 100), rule) == expected
-
-
 def test_ids_and_names_that_are_there_twice(train):
     train.content["categories"] = [*CATEGORIES, {"id": 2, "name": "cat"}]
     train.content["annotations"][1]["id"] = 1
@@ -357,119 +265,3 @@ def test_categories_that_differ(train, val, categories, expected):
     for kind, starts in expected.items():
         assert len(result[kind]) == len(starts)
         assert all(text.startswith(start) for text, start in zip(result[kind], starts))
-
-
-def test_counts_go_on_where_examples_end(train):
-    for _ in range(30):
-        train.box(1, (5, 5, 0, 0))
-    (finding,) = check_dataset(train.load(), rule=RULE)
-    assert (finding.count, len(finding.examples)) == (30, 20)
-    assert "... 27 more" in findings_table([finding])
-    assert "box_empty: a box whose width" in findings_table([finding])
-
-
-def test_frequencies_of_classes(train, val):
-    train.box(1, (8, 30, 30, 9), category_id=1)
-    val.content["categories"] = [*CATEGORIES, {"id": 0, "name": "007"}]
-    rows = [line.split() for line in class_table(train.load(), val.load()).splitlines()[2:]]
-    assert rows == [
-        ["0", "007", "0", "0"],
-        ["1", "cat", "2", "1", "1", "1"],
-        ["2", "dog", "1", "1", "1", "1"],
-    ]
-
-
-def test_pictures_show_the_bad_boxes(train, tmp_path):
-    train.box(1, (30, 30, 0, 9))
-    train.box(2, (200, 5, 9, 9))
-    train.box(2, (5, 5, float("nan"), 9))
-    train.image("gone.png", write=False)
-    findings = check_dataset(train.load(), rule=RULE)
-    assert save_pictures(findings, tmp_path / "pictures") == 3
-    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
-    assert names == ["box_empty-01-a.png", "box_not_finite-01-b.png", "box_outside-01-b.png"]
-    before = np.asarray(Image.open(train.path("a.png")))
-    after = np.asarray(Image.open(tmp_path / "pictures" / names[0]))
-    changed = np.argwhere((before != after).any(axis=2))
-    assert (after[30, 30] == (0, 229, 255)).all()
-    assert changed.min(0).tolist() >= [28, 28] and changed.max(0).tolist() <= [41, 37]
-
-
-def test_the_rule_is_that_of_the_config():
-    assert input_rule() == InputRule()
-    assert input_rule(min_size=64, max_size=96) == InputRule(min_size=64, max_size=96)
-    official = input_rule("official/fcos_R_50_FPN_1x.yaml")
-    assert official.center_radius is None and official.plus_one_area
-    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").grid_locations
-    with pytest.raises(ValueError, match="min size <= max size"):
-        input_rule(min_size=9, max_size=3)
-
-
-def command(train, *words):
-    train.write()
-    data = ["--json", train.folder / "data.json", "--images", train.folder / "images"]
-    sizes = ["--min-size", 48, "--max-size", 64]
-    return cli.main(["check-data", *map(str, [*data, *sizes, *words])])
-
-
-def test_the_command_ends_with_0_for_clean_and_1_for_faulty_data(train, val, tmp_path, capsys):
-    val.write()
-    more = ["--val-json", val.folder / "data.json", "--val-images", val.folder / "images"]
-    assert command(train, *more) == 0
-    output = capsys.readouterr()
-    assert "Nothing found" in output.out and "cat" in output.out and output.err == ""
-    train.image("empty.png", boxes=())
-    assert command(train, *more, "--fast") == 0  # no error
-    train.box(1, (5, 5, 0, 0))
-    assert command(train, *more, "--pictures", tmp_path / "p") == 1
-    output = capsys.readouterr().out
-    assert "box_empty" in output and "annotation 3, box [5, 5, 0, 0]" in output
-    assert f"2 pictures in {tmp_path / 'p'}" in output
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--split", "val"], "--split and --val-split are for --voc and --yolo"),
-        (["--val-json", "a.json"], "--val-json needs --val-images"),
-        (["--config", "fcos_R50.yaml"], "nearest"),
-        (["--min-size", "100"], "min size <= max size"),
-        (["--val-json", "no.json", "--val-images", "."], "no annotation file no.json"),
-    ],
-)
-def test_the_command_ends_with_2_for_unusable_arguments(train, capsys, words, said):
-    assert command(train, *words) == 2
-    error = capsys.readouterr().err
-    assert said in error and len(error.splitlines()) == 1 and error.startswith("check-data: ")
-
-
-def test_the_command_ends_with_2_for_a_damaged_json_or_config(train, tmp_path, capsys):
-    train.content["annotations"][0]["bbox"] = [1, 2, 3]
-    assert command(train) == 2
-    said = capsys.readouterr().err
-    assert "data.json: annotations[0]['bbox'] is [1, 2, 3], expected [x, y, width" in said
-    train.content["annotations"][0]["bbox"] = [1, 2, 30, 40]
-    (tmp_path / "bad.yaml").write_text("MODEL: {\n")
-    assert command(train, "--config", tmp_path / "bad.yaml") == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    with pytest.raises(SystemExit) as end:
-        cli.main(["check-data"])
-    assert end.value.code == 2
-
-
-def test_the_command_reads_yolo_and_voc(tmp_path, capsys):
-    for part in ("images/train", "images/val", "labels/train", "labels/val"):
-        (tmp_path / part).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in ("train/a", "val/b"):
-        noise = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "images" / f"{name}.png")
-        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    yaml = tmp_path / "data.yaml"
-    yaml.write_text("train: images/train\nval: images/val\nnames: [cat]\n")
-    assert cli.main(["check-data", "--yolo", str(yaml), "--val-split", "val"]) == 0
-    assert "Nothing found" in capsys.readouterr().out
-    assert cli.main(["check-data", "--yolo", str(yaml), "--split", "test"]) == 2
-    assert "no split 'test'" in capsys.readouterr().err
-    assert cli.main(["check-data", "--voc", str(tmp_path)]) == 2
-    assert "no Pascal VOC folder" in capsys.readouterr().err
