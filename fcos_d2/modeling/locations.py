@@ -60,7 +60,7 @@ def make_locations(
         y = torch.arange(height, dtype=torch.float32, device=device) * step_y + shift
         yy, xx = torch.meshgrid(y, x, indexing="ij")
         points.append(torch.stack((xx, yy), dim=-1).reshape(-1, 2))
-    level_sizes = [len(p) for p in points]
+    level_sizes = [p.shape[0] for p in points]  # not len(): exporters follow a shape
     per_location = [
         p.new_full((n,), float(s)) for p, n, s in zip(points, level_sizes, strides, strict=True)
     ]
