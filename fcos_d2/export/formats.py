@@ -1,7 +1,7 @@
-"""Writing a model as ONNX, TorchScript or a torch.export program, with free batch and picture size.
+"""Writing a model as ONNX, TorchScript or a torch.export program, for any batch and picture size.
 
-Sizes are multiples of the backbone's size divisibility; the exporters are told so, and can then prove
-that the maps of the FPN fit together.
+Sizes are multiples of the backbone's size divisibility; the exporters are told so, and can then
+prove that the maps of the FPN fit together.
 """
 
 import copy

@@ -56,7 +56,9 @@ class RawModel(nn.Module):
         pixels = (images - model.pixel_mean) / model.pixel_std
         y = torch.arange(images.shape[-2], device=images.device)
         x = torch.arange(images.shape[-1], device=images.device)
-        inside = (y < image_sizes[:, :1])[:, None, :, None] & (x < image_sizes[:, 1:])[:, None, None]
+        inside = (y < image_sizes[:, :1])[:, None, :, None] & (x < image_sizes[:, 1:])[
+            :, None, None
+        ]
         maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalisation
         divide = images.shape[-2:] if model.compat.grid_locations else None
         levels = []

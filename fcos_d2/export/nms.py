@@ -1,7 +1,7 @@
 """NMS over a batch as a mask of fixed shape, as torch operators and as ONNX's own operator.
 
-What is kept by NMS has a shape that depends on values, which exporters handle badly. A mask over all
-candidates has a shape that does not.
+What is kept by NMS has a shape that depends on values, which exporters handle badly. A mask over
+all candidates has a shape that does not.
 """
 
 import torch
@@ -63,16 +63,13 @@ def _(boxes, scores, groups, num_groups, iou_threshold, max_per_group):
 
 def onnx_nms_mask(boxes, scores, groups, num_groups, iou_threshold, max_per_group):
     """The operator in ONNX: NonMaxSuppression treats images and classes apart by itself."""
+    import onnx
     from onnxscript import opset20 as op
 
     def constant(values, kind):
-        import onnx
-
         shape = [len(values)] if isinstance(values, list) else []
         values = values if isinstance(values, list) else [values]
         return op.Constant(value=onnx.helper.make_tensor("value", kind, shape, values))
-
-    import onnx
 
     int64, float32 = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
     every_group = op.Unsqueeze(
