@@ -118,7 +118,7 @@ def _static_convolution(conv: nn.Conv2d) -> nn.Sequential:
 
 def _example(stride: int, multiple: int) -> tuple[Tensor, Tensor]:
     """Two images on which no level has a side of 1 and no two sides are equal."""
-    height = (stride + multiple) // multiple * multiple
+    height = (max(stride, multiple) + multiple) // multiple * multiple
     width = height + multiple
     images = torch.linspace(0, 255, 2 * 3 * height * width).view(2, 3, height, width)
     return images, torch.tensor([[height, width], [height - 1, width - 1]])

@@ -10,6 +10,9 @@ from torchvision.ops import nms
 
 __all__ = ["nms_mask", "nms_mask_operator", "onnx_nms_mask"]
 
+if torch.__version__ < (2, 7):
+    raise ImportError(f"export needs torch 2.7 or later, this is {torch.__version__}")
+
 
 def nms_mask(
     boxes: Tensor,

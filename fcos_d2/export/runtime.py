@@ -72,7 +72,13 @@ def _load_onnx(path: str | Path, threads: int) -> Callable:
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its errors have no common class
-        raise ValueError(f"ONNX Runtime cannot run {path}: {error}") from error
+        hint = ""
+        if "DeformConv" in str(error):
+            hint = (
+                f". ONNX Runtime {onnxruntime.__version__} has no deformable convolution (1.32 "
+                "has): take a later one, or --format torchscript"
+            )
+        raise ValueError(f"ONNX Runtime cannot run {path}: {error}{hint}") from error
     names = [output.name for output in session.get_outputs()]
 
     def call(images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
