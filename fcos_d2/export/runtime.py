@@ -1,5 +1,6 @@
 """Running an exported file on prepared pictures."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def load_exported(
     if kind == "onnx":
         return _load_onnx(path, threads)
     if kind == "torchscript":
-        run = torch.jit.load(str(path))
+        run = _quietly(torch.jit.load, path)
     else:
-        run = torch.export.load(str(path)).module()
+        run = _quietly(torch.export.load, path).module()
 
     @torch.no_grad()
     def call(images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -53,6 +54,12 @@ def pad_batch(pictures: Sequence[Tensor], multiple: int) -> tuple[np.ndarray, np
     for image, picture, (h, w) in zip(images, pictures, sizes, strict=True):
         image[:, :h, :w] = picture.numpy()
     return images, sizes
+
+
+def _quietly(load: Callable, path: str | Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, buffers are read-only
+        return load(str(path))
 
 
 def _load_onnx(path: str | Path, threads: int) -> Callable:
