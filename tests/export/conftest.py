@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def exported(saved_model, tmp_path_factory, pictures):
     from fcos_d2 import cli
 
     folder = tmp_path_factory.mktemp("exported")
-    calibration = str(tmp_path_factory.getbasetemp() / pictures[0].rsplit("/", 2)[-2])
+    calibration = str(Path(pictures[0]).parent)
     arguments = ["--model", str(saved_model), "--output", str(folder), "--int8", calibration]
     status = cli.main(["export", *arguments, "--check", *pictures])
     return folder / "model_complete.onnx", status

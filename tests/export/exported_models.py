@@ -25,7 +25,11 @@ TIMM = {
     "MODEL.TIMM.PRETRAINED": False,
     "MODEL.FCOS.NORM": "",
     "INPUT.FORMAT": "RGB",
-    **TWO_LEVELS,
+    "MODEL.FCOS.TOP_LEVELS": 0,
+    "MODEL.FCOS.IN_FEATURES": "('p3',)",
+    "MODEL.FCOS.SIZES_OF_INTEREST": "()",
+    "MODEL.FCOS.TOP_BLOCK_IN": "p3",
+    "MODEL.FPN.IN_FEATURES": "['res3']",
 }
 
 

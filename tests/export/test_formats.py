@@ -1,5 +1,7 @@
 """Exported files against PyTorch: three sizes, one picture and three."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +128,6 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path):
 
 
 def test_onnx_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="pip install onnx onnxscript"):
         save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
