@@ -92,7 +92,8 @@ def make_padding_static(module: nn.Module) -> None:
     """Replace timm's convolutions with TensorFlow's "same" padding by equal ones, in place.
 
     Their padding depends on the size of the input, but of a size that the stride divides it does
-    not, and all sizes here are such. Exporters get lost in the general formula.
+    not. Here all sizes are such, down to the coarsest feature in use, whose stride is the size
+    divisibility. Exporters get lost in the general formula.
     """
     for name, child in module.named_children():
         if type(child).__name__ == "Conv2dSame":
@@ -118,7 +119,8 @@ def _static_convolution(conv: nn.Conv2d) -> nn.Sequential:
 
 def _example(stride: int, multiple: int) -> tuple[Tensor, Tensor]:
     """Two images on which no level has a side of 1 and no two sides are equal."""
-    height = (max(stride, multiple) + multiple) // multiple * multiple
+    coarsest = max(stride, multiple, 32)  # backbones go down to 32, also where that is not used
+    height = (coarsest + multiple) // multiple * multiple
     width = height + multiple
     images = torch.linspace(0, 255, 2 * 3 * height * width).view(2, 3, height, width)
     return images, torch.tensor([[height, width], [height - 1, width - 1]])
