@@ -68,18 +68,24 @@ def save_model(module: nn.Module, path: Path, kind: str, stride: int, multiple: 
 
     Raises:
         ImportError: for ONNX, without its packages.
-        ValueError: naming the reason, for what ONNX cannot express.
+        ValueError: naming the reason, for what the format cannot express.
     """
     with torch.no_grad(), warnings.catch_warnings():
         # The exporters warn of their own coming changes and of branches that are meant to be fixed.
         warnings.simplefilter("ignore")
-        if kind == "torchscript":
-            traced = torch.jit.trace(module, _example(stride, multiple), check_trace=False)
-            torch.jit.save(traced, str(path))
-        elif kind == "torch-export":
-            torch.export.save(_program(module, stride, multiple), str(path))
-        else:
-            _save_onnx(module, path, stride, multiple)
+        try:
+            if kind == "torchscript":
+                traced = torch.jit.trace(module, _example(stride, multiple), check_trace=False)
+                torch.jit.save(traced, str(path))
+            elif kind == "torch-export":
+                torch.export.save(_program(module, stride, multiple), str(path))
+            else:
+                _save_onnx(module, path, stride, multiple)
+        except RuntimeError as error:  # all that the exporters raise is one
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"torch cannot write this model as {kind}: {reason}. Another --format may do"
+            ) from error
 
 
 def divisibility(backbone: nn.Module) -> int:

@@ -131,3 +131,14 @@ def test_onnx_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="pip install onnx onnxscript"):
         save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+
+
+def test_a_model_that_torch_cannot_export_is_a_plain_error(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Constraints violated (32*rows)!\n  and much more")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    message = r"cannot write this model as onnx: Constraints violated \(32\*rows\)!\. Another"
+    with pytest.raises(ValueError, match=message):
+        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+    assert not list(tmp_path.iterdir())
