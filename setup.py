@@ -11,7 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 EXTRAS = {
-    "export": ["onnx", "onnxruntime"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
     "fast-eval": ["faster-coco-eval"],
     # detectron2's drawing needs both. Not required: on bare servers opencv-python does not load,
     # and beside opencv-python-headless it breaks that.

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.set_defaults(run=_fetch_weights)
     _add_detect(commands)
     _add_benchmark(commands)
+    _add_export(commands)
     doctor = commands.add_parser("doctor", help="versions and known problems, for a bug report")
     doctor.set_defaults(run=_doctor)
     configs = commands.add_parser("configs", help="list the configs that travel with fcos_d2")
@@ -177,6 +178,42 @@ def _fail(command: str, error: Exception, status: int) -> int:
     text = error.args[0] if isinstance(error, KeyError) else error  # its str() is a repr
     print(f"{command}: {text}", file=sys.stderr)
     return status
+
+
+def _add_export(commands) -> None:
+    export = commands.add_parser("export", help="a model as an ONNX, TorchScript or torch file")
+    export.add_argument(
+        "--model",
+        required=True,
+        metavar="FOLDER_OR_CONFIG",
+        help="folder of training or of `convert`, or a config (see `configs`)",
+    )
+    export.add_argument("--weights", metavar="W", help="path or address; default: the model's own")
+    export.add_argument("--format", default="onnx", choices=["onnx", "torchscript", "torch-export"])
+    export.add_argument(
+        "--flavour",
+        default="complete",
+        choices=["complete", "raw"],
+        help="complete gives detections (default), raw the network's dense predictions",
+    )
+    export.add_argument("--output", required=True, metavar="DIR_OR_FILE", help="what to write")
+    export.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="lowest score of the complete flavour (default: all that the model gives)",
+    )
+    export.add_argument(
+        "--max-detections", type=int, metavar="N", help="of one picture, instead of the model's own"
+    )
+    export.add_argument(
+        "--check", nargs="+", metavar="PICTURE", help="compare the file with PyTorch on these"
+    )
+    export.add_argument(
+        "--int8", metavar="FOLDER", help="quantise, too; measures on pictures in this folder"
+    )
+    export.set_defaults(run=_export)
 
 
 def _words(text: str) -> list[str]:
@@ -336,6 +373,37 @@ def _benchmark(args: argparse.Namespace) -> int:
     except (OSError, ValueError, KeyError) as error:
         return _fail("benchmark", error, 2)
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    """0: all is well. 1: the file differs from PyTorch. 2: nothing was exported."""
+    from . import Predictor
+    from .export import export_int8, export_model
+    from .export.check import check_export, differences_table
+
+    try:
+        if args.int8 and args.format != "onnx":
+            raise ValueError("--int8 is for --format onnx")
+        predictor = Predictor.from_pretrained(args.model, args.weights, device="cpu")
+        path = export_model(
+            predictor,
+            args.output,
+            kind=args.format,
+            flavour=args.flavour,
+            min_score=args.threshold,
+            max_detections=args.max_detections,
+            source=" ".join(filter(None, (args.model, args.weights))),
+        )
+        print(f"model     {path}\nside-car  {path.with_suffix('.json')}", flush=True)
+        if args.int8:
+            print(f"int8      {export_int8(path, predictor, args.int8)}", flush=True)
+        if not args.check:
+            return 0
+        found = check_export(path, predictor, args.check, min_score=args.threshold)
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        return _fail("export", error, 2)
+    print(f"\nLargest differences from PyTorch\n{differences_table(found)}")
+    return int(not all(difference.ok for difference in found))
 
 
 def _doctor(args: argparse.Namespace) -> int:

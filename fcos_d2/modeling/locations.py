@@ -80,7 +80,8 @@ def make_locations(
             step_y, step_x, shift = divide[0] // height, divide[1] // width, 0
         grids.append(Grid(height, width, stride, step_y, step_x, shift))
     points = [_grid_points(grid, device) for grid in grids]
-    per_location = [p.new_full((len(p),), float(g.stride)) for p, g in zip(points, grids)]
+    # Not len(): exporters follow a shape.
+    per_location = [p.new_full((p.shape[0],), float(g.stride)) for p, g in zip(points, grids)]
     return Locations(torch.cat(points), torch.cat(per_location), grids)
 
 

@@ -1,0 +1,212 @@
+"""FCOS as functions of tensors only, for exporters: shapes may be symbols, control flow is fixed.
+
+The same rules as :mod:`fcos_d2.modeling.postprocess` applies, for a whole batch at once: what is no
+detection gets the score -1 instead of being left out, so that shapes do not depend on values.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..modeling.locations import make_locations
+from ..modeling.postprocess import decode_boxes
+from .nms import nms_mask
+
+__all__ = ["CompleteModel", "RawModel", "check_exportable"]
+
+NMS_KINDS = ("per_class", "class_agnostic", "none")
+
+
+class RawModel(nn.Module):
+    """Pixels to dense predictions.
+
+    Args:
+        model: an FCOS.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        """Predict at every location.
+
+        Args:
+            images: (N, 3, H, W) float32, pixels 0 to 255, padded at the right and bottom with
+                anything to multiples of the backbone's size divisibility.
+            image_sizes: (N, 2) int64 height, width without the padding.
+
+        Returns:
+            (N, P, C) class logits, (N, P, 4) ltrb distances in pixels, (N, P) quality logits
+            (centerness or IoU), (P, 2) locations x, y in pixels.
+        """
+        logits, distances, quality, points = zip(*self.levels(images, image_sizes), strict=True)
+        return (
+            torch.cat(logits, dim=1),
+            torch.cat(distances, dim=1),
+            torch.cat(quality, dim=1),
+            torch.cat(points),
+        )
+
+    def levels(self, images: Tensor, image_sizes: Tensor) -> list[tuple[Tensor, ...]]:
+        """What :meth:`forward` returns, for each of the L levels."""
+        model = self.model
+        pixels = (images - model.pixel_mean) / model.pixel_std
+        y = torch.arange(images.shape[-2], device=images.device)
+        x = torch.arange(images.shape[-1], device=images.device)
+        inside = (y < image_sizes[:, :1])[:, None, :, None] & (x < image_sizes[:, 1:])[
+            :, None, None
+        ]
+        maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalisation
+        divide = images.shape[-2:] if model.compat.grid_locations else None
+        levels = []
+        for logits, distances, quality, stride in zip(*maps, model.strides, strict=True):
+            shape = logits.shape[-2:]
+            points = make_locations([shape], [stride], images.device, divide=divide).points
+            if model.head.norm_reg_targets:
+                distances = distances * stride
+            rows = [m.flatten(2).transpose(1, 2) for m in (logits, distances, quality)]
+            levels.append((rows[0], rows[1], rows[2][..., 0], points))
+        return levels
+
+
+class CompleteModel(nn.Module):
+    """Pixels to detections.
+
+    Args:
+        model: an FCOS; its ``postprocess`` and ``compat`` are followed.
+        min_score: detections with a lower final score are left out.
+        nms: :func:`~fcos_d2.export.nms.nms_mask` or the operator of it.
+
+    Raises:
+        ValueError: for options that are not possible, see :func:`check_exportable`.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
+    ):
+        super().__init__()
+        check_exportable(model)
+        self.raw = RawModel(model)
+        self.options, self.compat = model.postprocess, model.compat
+        self.num_classes = model.head.num_classes
+        self.min_score = min_score
+        self.nms = nms
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        """Detect; arguments as of :meth:`RawModel.forward`.
+
+        Returns:
+            (N, K, 4) boxes x1, y1, x2, y2 in pixels of ``images``, clipped to the image sizes,
+            (N, K) scores, best first, (N, K) int64 classes, (N,) int64 how many of the K are
+            detections. The others have box 0, score 0 and class -1.
+        """
+        levels = [self._candidates(*level) for level in self.raw.levels(images, image_sizes)]
+        boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        limits = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # w, h, w, h
+        boxes, nms_boxes, scores = self._before_nms(boxes, scores, limits)
+        boxes, scores, classes = self._best(boxes, nms_boxes, scores, classes)
+        if not self.compat.one_pixel_boxes:
+            boxes = _clip(boxes, limits)
+        if not (self.compat.keep_empty_boxes or self.compat.one_pixel_boxes):
+            scores = torch.where(_has_area(boxes), scores, -1.0)
+            scores, order = scores.topk(scores.shape[1])
+            boxes, classes = _pick(boxes, order), classes.gather(1, order)
+        found = scores >= 0
+        return (
+            torch.where(found[..., None], boxes, 0.0),
+            torch.where(found, scores, 0.0),
+            torch.where(found, classes, -1),
+            found.sum(dim=1),
+        )
+
+    def _candidates(
+        self, logits: Tensor, distances: Tensor, quality: Tensor, points: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The top-k of one level: (N, k, 4) boxes, (N, k) scores, -1 for none, (N, k) classes."""
+        options, compat = self.options, self.compat
+        valid = distances.isfinite().all(dim=-1) & ~quality.isnan()
+        class_scores = logits.sigmoid()
+        scores = class_scores * quality.sigmoid()[..., None]
+        tested = scores if options.threshold_with_centerness else class_scores
+        if compat.root_score_threshold:
+            tested = scores.sqrt()
+        ranked = class_scores if compat.topk_by_class_score else scores
+        passed = (tested > options.score_threshold) & valid[..., None]
+        ranked = torch.where(passed, ranked, -1.0).flatten(1)
+        # With so much padding there are always enough to choose from, in a picture of any size.
+        ranked = F.pad(ranked, (0, options.topk_per_level), value=-1.0)
+        best, index = ranked.topk(options.topk_per_level)
+        # In the order of locations, because NMS takes the first of equal scores.
+        index, order = index.sort(dim=1)
+        found = best.gather(1, order) >= 0
+        index = torch.where(found, index, 0)
+        where = torch.div(index, self.num_classes, rounding_mode="floor")
+        boxes = decode_boxes(points[where], _pick(distances, where))
+        scores = scores.flatten(1).gather(1, index)
+        if not compat.product_scores:
+            scores = scores.sqrt()
+        found = found & (scores >= self.min_score)
+        return (
+            torch.where(found[..., None], boxes, 0.0),
+            torch.where(found, scores, -1.0),
+            index - where * self.num_classes,
+        )
+
+    def _before_nms(
+        self, boxes: Tensor, scores: Tensor, limits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, what NMS is to see of them, and scores."""
+        compat = self.compat
+        if compat.clip_before_nms:
+            boxes = _clip(boxes, limits)
+        nms_boxes = boxes
+        if compat.one_pixel_boxes:
+            boxes = _clip(boxes, limits - 1)
+            nms_boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        if compat.clip_before_nms and not compat.keep_empty_boxes:
+            scores = torch.where(_has_area(boxes), scores, -1.0)
+        return boxes, nms_boxes, scores
+
+    def _best(
+        self, boxes: Tensor, nms_boxes: Tensor, scores: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of those that NMS keeps, best first."""
+        options = self.options
+        count = boxes.shape[1]
+        if options.max_detections >= 0:
+            count = min(count, options.max_detections)
+        if options.nms_type != "none":
+            apart = options.nms_type == "per_class"
+            groups = classes if apart else torch.zeros_like(classes)
+            num_groups = self.num_classes if apart else 1
+            keep = self.nms(nms_boxes, scores, groups, num_groups, options.nms_threshold, count)
+            scores = torch.where(keep, scores, -1.0)
+        scores, order = scores.topk(count)
+        return _pick(boxes, order), scores, classes.gather(1, order)
+
+
+def check_exportable(model: nn.Module) -> None:
+    """Raises ValueError if :class:`CompleteModel` cannot do what the model's options ask for."""
+    kind = model.postprocess.nms_type
+    if kind not in NMS_KINDS:
+        raise ValueError(
+            f"MODEL.FCOS.NMS_TYPE {kind} is not possible in the complete flavour, only "
+            f"{', '.join(NMS_KINDS)}: export the raw flavour (--flavour raw) and do {kind} NMS "
+            "after it, or choose another NMS_TYPE"
+        )
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, K, 4) of ``values`` (N, P, 4) that ``index`` (N, K) names."""
+    return values.gather(1, index[..., None].expand(-1, -1, 4))
+
+
+def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])

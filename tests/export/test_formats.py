@@ -1,0 +1,144 @@
+"""Exported files against PyTorch: three sizes, one picture and three."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from exported_models import TIMM, TWO_LEVELS, make_predictor, two_level_fcos
+
+from fcos_d2.export.check import compare_detections
+from fcos_d2.export.formats import OUTPUTS, divisibility, save_model, tensor_model
+from fcos_d2.export.runtime import load_exported
+
+SHAPES = [(1, 64, 64), (3, 96, 160), (1, 160, 96)]
+
+
+def save(model, path, kind, flavour):
+    multiple = divisibility(model.backbone)
+    save_model(tensor_model(model, flavour), path, kind, max(model.strides), multiple)
+
+
+def inputs(count, height, width):
+    images = np.random.uniform(0, 255, (count, 3, height, width)).round().astype(np.float32)
+    sizes = np.array([[height - 2 * i, width - 3 * i] for i in range(count)], dtype=np.int64)
+    return images, sizes
+
+
+@torch.no_grad()
+def model_outputs(model, images, sizes):
+    pictures = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
+    return model([{"image": picture} for picture in pictures])
+
+
+@torch.no_grad()
+def dense_outputs(model, images, sizes):
+    pictures = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
+    normalised = model.preprocess_image([{"image": picture} for picture in pictures]).tensor
+    maps = [list(m) for m in model.network(normalised)]
+    if model.head.norm_reg_targets:
+        maps[1] = [m * stride for m, stride in zip(maps[1], model.strides)]
+    rows = [torch.cat([m.flatten(2).transpose(1, 2) for m in ms], 1).numpy() for ms in maps]
+    return rows[0], rows[1], rows[2][..., 0]
+
+
+def check_raw(model, path, kind="onnx"):
+    run = load_exported(path, kind, "raw")
+    for shape in SHAPES:
+        images, sizes = inputs(*shape)
+        found = run(images, sizes)
+        assert list(found) == list(OUTPUTS["raw"])
+        expected = dense_outputs(model, images, sizes)
+        for name, wanted in zip(("logits", "distances", "quality"), expected):
+            assert found[name].shape == wanted.shape
+            assert np.abs(found[name] - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
+        first, last = found["locations"][[0, -1]]
+        coarsest = max(model.strides)
+        assert first.tolist() == [min(model.strides) // 2] * 2
+        assert (np.abs(last - [shape[2], shape[1]]) <= coarsest).all()
+
+
+def check_complete(model, path, kind="onnx"):
+    run = load_exported(path, kind, "complete")
+    for shape in SHAPES:
+        images, sizes = inputs(*shape)
+        found = run(images, sizes)
+        assert list(found) == list(OUTPUTS["complete"])
+        for i, output in enumerate(model_outputs(model, images, sizes)):
+            wanted, k = output["instances"], int(found["count"][i])
+            ours = [torch.from_numpy(found[n][i, :k]) for n in ("boxes", "scores", "classes")]
+            theirs = wanted.pred_boxes.tensor, wanted.scores, wanted.pred_classes
+            pixels, scores, unmatched = compare_detections(ours, theirs)
+            assert len(wanted) > 10
+            assert (pixels <= 0.5, scores <= 1e-3, unmatched) == (True, True, 0)
+            assert (np.diff(found["scores"][i]) <= 0).all()
+
+
+def test_onnx_of_a_resnet_raw(tmp_path):
+    model = make_predictor(**TWO_LEVELS).model
+    save(model, tmp_path / "a.onnx", "onnx", "raw")
+    check_raw(model, tmp_path / "a.onnx")
+
+
+def test_onnx_of_a_resnet_with_five_levels_complete(exported):
+    check_complete(make_predictor().model, exported[0])
+
+
+@pytest.mark.parametrize("flavour", ["complete", pytest.param("raw", marks=pytest.mark.slow)])
+def test_onnx_of_a_timm_backbone(tmp_path, flavour):
+    model = make_predictor(**TIMM).model
+    save(model, tmp_path / "a.onnx", "onnx", flavour)
+    {"raw": check_raw, "complete": check_complete}[flavour](model, tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("flavour", ["complete", "raw"])
+def test_onnx_of_batch_norms_for_each_level(tmp_path, flavour):
+    model = two_level_fcos(head={"norm": "BN", "norm_reg_targets": False})
+    save(model, tmp_path / "a.onnx", "onnx", flavour)
+    {"raw": check_raw, "complete": check_complete}[flavour](model, tmp_path / "a.onnx")
+
+
+def test_onnx_of_a_deformable_head_or_why_not(tmp_path):
+    model = two_level_fcos(head={"use_deformable": True})
+    save(model, tmp_path / "a.onnx", "onnx", "raw")
+    try:
+        load_exported(tmp_path / "a.onnx", "onnx", "raw")
+    except ValueError as error:
+        assert "has no deformable convolution (1.32 has)" in str(error)
+    else:
+        check_raw(model, tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
+def test_torch_formats(tmp_path, kind):
+    model = two_level_fcos(head={"use_deformable": True})
+    save(model, tmp_path / "a.file", kind, "complete")
+    check_complete(model, tmp_path / "a.file", kind)
+    if kind == "torchscript":
+        save(model, tmp_path / "b.file", kind, "raw")
+        check_raw(model, tmp_path / "b.file", kind)
+
+
+def test_exporting_leaves_the_model_as_it_was(tmp_path):
+    model = make_predictor(**TIMM).model
+    before = str(model)
+    save(model, tmp_path / "a.ts", "torchscript", "raw")
+    assert str(model) == before
+    check_raw(model, tmp_path / "a.ts", "torchscript")
+
+
+def test_onnx_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match="pip install onnx onnxscript"):
+        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+
+
+def test_a_model_that_torch_cannot_export_is_a_plain_error(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Constraints violated (32*rows)!\n  and much more")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    message = r"cannot write this model as onnx: Constraints violated \(32\*rows\)!\. Another"
+    with pytest.raises(ValueError, match=message):
+        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+    assert not list(tmp_path.iterdir())
