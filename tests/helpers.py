@@ -14,6 +14,7 @@ from torch import nn
 from fcos_d2.modeling.assignment import ltrb_distances
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
+from fcos_d2.modeling.postprocess import detect_images
 
 GOLDEN = Path(__file__).parent / "golden"
 STRIDES = [8, 16, 32, 64, 128]
@@ -104,6 +105,14 @@ def labels_and_targets(model, locations, instances):
     )
     boxes = torch.cat([x.gt_boxes.tensor for x in instances] + [torch.zeros(1, 4)])
     return classes[matched], ltrb_distances(locations.points, boxes[matched])
+
+
+def detect_one(logits, distances, quality, locations, size, options, compat):
+    """Detections of one image from (P, C) logits, (P, 4) pixels, (P,) quality logits."""
+    return detect_images(
+        maps(logits[None], locations), distances[None], quality[None], locations, [size], options,
+        compat,
+    )[0]  # fmt: skip
 
 
 def one_hot_focal_loss(logits, labels, alpha=0.25, gamma=2.0):

@@ -23,7 +23,7 @@ from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
 from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
 from .nms import NMS_TYPES
-from .postprocess import PostprocessOptions, detect_image, rescale_detections
+from .postprocess import PostprocessOptions, detect_images, rescale_detections
 from .visualize import training_picture
 
 __all__ = ["FCOS"]
@@ -411,17 +411,13 @@ class FCOS(nn.Module):
         """Detections of each image in the network's pixels, from what :meth:`network` predicts."""
         if options is None:
             options = self.postprocess_train if self.training else self.postprocess
-        logits, distances, quality = (
-            _flatten(logits),
-            _flatten(distances),
-            _flatten(quality)[..., 0],
-        )
+        pixels = _flatten(distances)
         if self.head.norm_reg_targets:
-            distances = distances * locations.strides[:, None]
-        return [
-            detect_image(*prediction, locations, size, options, self.compat)
-            for *prediction, size in zip(logits, distances, quality, image_sizes, strict=True)
-        ]
+            pixels = pixels * locations.strides[:, None]
+        centerness = _flatten(quality)[..., 0]
+        return detect_images(
+            logits, pixels, centerness, locations, image_sizes, options, self.compat
+        )
 
     def _rescale(self, detections: Instances, inputs: dict) -> Instances:
         height = inputs.get("height", detections.image_size[0])

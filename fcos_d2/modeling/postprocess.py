@@ -4,6 +4,8 @@ The order is AdelaiDet's: threshold, per-level top-k, decoding, per-class NMS ov
 best detections. Clipping to the image and rescaling to its original size come last.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from .compat import Compat
 from .locations import Locations
 from .nms import suppress
 
-__all__ = ["PostprocessOptions", "decode_boxes", "detect_image", "rescale_detections"]
+__all__ = ["PostprocessOptions", "decode_boxes", "detect_images", "rescale_detections"]
 
 DEFAULT_COMPAT = Compat()
 
@@ -57,47 +59,131 @@ def decode_boxes(points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
 
 
-def detect_image(
-    logits: Tensor,
+def detect_images(
+    logits: Sequence[Tensor],
     distances: Tensor,
     quality: Tensor,
     locations: Locations,
-    image_size: tuple[int, int],
+    image_sizes: Sequence[tuple[int, int]],
     options: PostprocessOptions,
     compat: Compat = DEFAULT_COMPAT,
-) -> Instances:
-    """Detections of one image, in pixels of the network's input and best first.
+) -> list[Instances]:
+    """Detections of each image, in pixels of the network's input and best first.
 
     Args:
-        logits: (P, C) class logits.
-        distances: (P, 4) ltrb in pixels, not negative.
-        quality: (P,) centerness (or IoU) logits.
+        logits: L maps (N, C, H_l, W_l) of class logits.
+        distances: (N, P, 4) ltrb in pixels, not negative.
+        quality: (N, P) centerness (or IoU) logits.
         locations: the P locations.
-        image_size: (height, width) of the image without padding.
+        image_sizes: N times (height, width) of the image without padding.
         options: see :class:`PostprocessOptions`.
         compat: see :class:`Compat`.
 
     Returns:
-        Instances with ``pred_boxes``, ``scores`` (sqrt of class x centerness probability),
+        N Instances with ``pred_boxes``, ``scores`` (sqrt of class x centerness probability),
         ``pred_classes`` and ``locations`` (K, 2). Boxes may leave the image;
         :func:`rescale_detections` clips them.
     """
-    # NaN or infinite predictions, of a model that diverges, are no candidates.
-    valid = distances.isfinite().all(dim=1) & ~quality.isnan()
-    class_scores = logits.float().sigmoid() * valid[:, None]
-    scores = class_scores * quality.float().sigmoid()[:, None]
+    image, point, classes, scores = _candidates(
+        logits, distances, quality, locations, options, compat
+    )
+    if not compat.product_scores:
+        scores = scores.sqrt()
+    points = locations.points[point]
+    boxes = decode_boxes(points, distances[image, point].float())
+    counts = image.bincount(minlength=len(image_sizes)).tolist()
+    parts = zip(*(x.split(counts) for x in (boxes, scores, classes, points)))
+    return [
+        _choose(*part, size, options, compat) for part, size in zip(parts, image_sizes, strict=True)
+    ]
+
+
+def _candidates(
+    logits: Sequence[Tensor],
+    distances: Tensor,
+    quality: Tensor,
+    locations: Locations,
+    options: PostprocessOptions,
+    compat: Compat,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(K,) image, point, class and product score above the threshold, at most top-k of each level.
+
+    Ordered by image. Few locations have a class that could pass, so scores are computed of no
+    others.
+    """
+    level, image, point, classes, logit = _promising(logits, _lowest_logit(options, compat))
+    class_scores = logit.float().sigmoid()
+    quality_logits = quality[image, point].float()
+    scores = class_scores * quality_logits.sigmoid()
     tested = scores if options.threshold_with_centerness else class_scores
     if compat.root_score_threshold:
         tested = scores.sqrt()
-    ranked = class_scores if compat.topk_by_class_score else scores
-    index = _candidates(tested, ranked, locations.level_sizes, options)
-    where = torch.div(index, logits.shape[1], rounding_mode="floor")
-    classes = index % logits.shape[1]
-    scores = scores.flatten()[index]
-    if not compat.product_scores:
-        scores = scores.sqrt()
-    points = locations.points[where]
-    boxes = decode_boxes(points, distances[where].float())
+    # NaN or infinite predictions, of a model that diverges, are no candidates.
+    valid = distances[image, point].isfinite().all(dim=1) & ~quality_logits.isnan()
+    keep = ((tested > options.score_threshold) & valid).nonzero().squeeze(1)
+    ranked = (class_scores if compat.topk_by_class_score else scores)[keep]
+    group = image[keep] * len(logits) + level[keep]
+    keep = keep[
+        _best_of_groups(group, ranked, len(distances) * len(logits), options.topk_per_level)
+    ]
+    return image[keep], point[keep], classes[keep], scores[keep]
+
+
+def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:
+    """Class logits below this fail every threshold, as no quality is above 1."""
+    lowest = options.score_threshold ** (2 if compat.root_score_threshold else 1)
+    if lowest <= 0:
+        return -math.inf
+    return math.log(lowest / (1 - lowest)) - 1e-3 if lowest < 1 else math.inf
+
+
+def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
+    """(K,) level, image, point, class and logit of all logits above ``lowest``."""
+    best = [level.amax(dim=1).flatten() for level in logits]
+    index = (torch.cat(best) > lowest).nonzero().squeeze(1)
+    ends = torch.tensor([len(x) for x in best]).cumsum(0).to(index.device)
+    level = torch.bucketize(index, ends, right=True)
+    counts = level.bincount(minlength=len(best)).tolist()
+    images, points, rows, before, start = [], [], [], 0, 0
+    for each, part in zip(logits, index.split(counts), strict=True):
+        size = each.shape[2] * each.shape[3]
+        image = torch.div(part - before, size, rounding_mode="floor")
+        cell = part - before - image * size
+        images.append(image)
+        points.append(cell + start)
+        rows.append(each.flatten(2)[image, :, cell])
+        before, start = before + len(each) * size, start + size
+    rows = torch.cat(rows)
+    row, classes = (rows > lowest).nonzero(as_tuple=True)
+    return (
+        level[row],
+        torch.cat(images)[row],
+        torch.cat(points)[row],
+        classes,
+        rows[row, classes],
+    )
+
+
+def _best_of_groups(group: Tensor, ranked: Tensor, num_groups: int, limit: int) -> Tensor:
+    """Indices of the ``limit`` highest of each group, ordered by group."""
+    order = ranked.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    counts = group.bincount(minlength=num_groups)
+    first = (counts.cumsum(0) - counts)[group[order]]
+    place = torch.arange(len(order), device=order.device) - first
+    return order[place < limit]
+
+
+def _choose(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    points: Tensor,
+    image_size: tuple[int, int],
+    options: PostprocessOptions,
+    compat: Compat,
+) -> Instances:
+    """Detections among the candidates of one image."""
     nms_boxes = boxes
     if compat.clip_before_nms:
         nms_boxes = boxes = clip_boxes_to_image(boxes, image_size)
@@ -136,7 +222,7 @@ def rescale_detections(
     Does what detectron2's ``detector_postprocess`` does to boxes, without changing its input.
 
     Args:
-        detections: of :func:`detect_image`.
+        detections: of :func:`detect_images`.
         height, width: size wanted, in pixels.
         compat: with ``one_pixel_boxes`` the returned boxes end one pixel later, so that they mean
             the same area in detectron2's convention; ``keep_empty_boxes`` drops none.
@@ -154,24 +240,3 @@ def rescale_detections(
         )
     result = Instances((height, width), **fields)
     return result if compat.keep_empty_boxes else result[boxes.nonempty()]
-
-
-def _candidates(
-    tested: Tensor, ranked: Tensor, level_sizes: list[int], options: PostprocessOptions
-) -> Tensor:
-    """Flat (location, class) indices above the threshold, at most top-k of each level.
-
-    Args:
-        tested, ranked: (P, C) what the threshold and what the top-k look at.
-    """
-    offset, chosen = 0, []
-    for level_tested, level_ranked in zip(
-        tested.split(level_sizes), ranked.split(level_sizes), strict=True
-    ):
-        index = (level_tested.flatten() > options.score_threshold).nonzero().squeeze(1)
-        if len(index) > options.topk_per_level:
-            best = level_ranked.flatten()[index].topk(options.topk_per_level, sorted=False).indices
-            index = index[best]
-        chosen.append(index + offset)
-        offset += level_tested.numel()
-    return torch.cat(chosen)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from helpers import STRIDES, check_same, golden, level_shapes
+from helpers import STRIDES, check_same, detect_one, golden, level_shapes
 from torchvision.ops import batched_nms
 
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
-from fcos_d2.modeling.postprocess import PostprocessOptions, detect_image, rescale_detections
+from fcos_d2.modeling.postprocess import PostprocessOptions, rescale_detections
 
 CASES = golden("inference")
 DEFAULT, ONE_PIXEL = Compat(), Compat(one_pixel_boxes=True)
@@ -42,7 +42,7 @@ def detect(inputs, index, padded, options, compat=DEFAULT):
     z, locations = CASES[inputs], make_locations(level_shapes(*padded), STRIDES)
     pixels = z["reg_px"] if "reg_px" in z else z["reg"] * locations.strides[:, None]
     size = tuple(z["image_sizes_hw"][index].tolist())
-    return detect_image(
+    return detect_one(
         z["logits"][index], pixels[index], z["ctr"][index, :, 0], locations, size, options, compat
     )
 

@@ -7,6 +7,7 @@ import torch
 from helpers import (
     STRIDES,
     check_same,
+    detect_one,
     error,
     flat,
     golden,
@@ -20,7 +21,7 @@ from helpers import (
 from fcos_d2.checkpoint.convert import FORMATS
 from fcos_d2.modeling.head import FCOSHead
 from fcos_d2.modeling.locations import make_locations
-from fcos_d2.modeling.postprocess import PostprocessOptions, detect_image
+from fcos_d2.modeling.postprocess import PostprocessOptions
 
 CASES = golden("mmdet")
 COMPAT = FORMATS["mmdet"].compat
@@ -80,13 +81,13 @@ def test_detections(scene):
     locations = make_locations(level_shapes(224, 288), STRIDES)
     for i in (0, 1):
         size = tuple(z["image_sizes_hw"][i].tolist())
-        found = detect_image(
+        found = detect_one(
             z["logits"][i], z["reg_px"][i], z["ctr"][i, :, 0], locations, size,
             PostprocessOptions(), COMPAT,
         )  # fmt: skip
         check_same(found, *(CASES[scene][f"{k}{i}"] for k in ("bboxes", "scores", "labels")))
     if scene == "dense":  # the conventions matter
-        other = detect_image(
+        other = detect_one(
             z["logits"][1], z["reg_px"][1], z["ctr"][1, :, 0], locations, size,
             PostprocessOptions(), replace(COMPAT, topk_by_class_score=False, product_scores=False),
         )  # fmt: skip

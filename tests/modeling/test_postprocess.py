@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from helpers import detect_one
 
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import (
     PostprocessOptions,
     decode_boxes,
-    detect_image,
     rescale_detections,
 )
 
@@ -33,7 +33,7 @@ def scene(boxes=(), classes=2):
 
 
 def detect(predictions, options=OPTIONS, compat=DEFAULT, **changes):
-    return detect_image(*predictions, LOCATIONS, SIZE, replace(options, **changes), compat)
+    return detect_one(*predictions, LOCATIONS, SIZE, replace(options, **changes), compat)
 
 
 def test_a_box_is_decoded_around_its_location():
