@@ -122,10 +122,10 @@ def _candidates(
     valid = distances[image, point].isfinite().all(dim=1) & ~quality_logits.isnan()
     keep = ((tested > options.score_threshold) & valid).nonzero().squeeze(1)
     ranked = (class_scores if compat.topk_by_class_score else scores)[keep]
-    group = image[keep] * len(logits) + level[keep]
-    keep = keep[
-        _best_of_groups(group, ranked, len(distances) * len(logits), options.topk_per_level)
-    ]
+    group = level[keep] * len(distances) + image[keep]
+    counts = group.bincount(minlength=len(distances) * len(logits)).tolist()
+    keep = keep[_best_of_groups(ranked, counts, options.topk_per_level)]
+    keep = keep[image[keep].argsort(stable=True)]
     return image[keep], point[keep], classes[keep], scores[keep]
 
 
@@ -138,7 +138,7 @@ def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:
 
 
 def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
-    """(K,) level, image, point, class and logit of all logits above ``lowest``."""
+    """(K,) level, image, point, class and logit of all logits above ``lowest``, in this order."""
     best = [level.amax(dim=1).flatten() for level in logits]
     index = (torch.cat(best) > lowest).nonzero().squeeze(1)
     ends = torch.tensor([len(x) for x in best]).cumsum(0).to(index.device)
@@ -164,14 +164,16 @@ def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
     )
 
 
-def _best_of_groups(group: Tensor, ranked: Tensor, num_groups: int, limit: int) -> Tensor:
-    """Indices of the ``limit`` highest of each group, ordered by group."""
-    order = ranked.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    counts = group.bincount(minlength=num_groups)
-    first = (counts.cumsum(0) - counts)[group[order]]
-    place = torch.arange(len(order), device=order.device) - first
-    return order[place < limit]
+def _best_of_groups(ranked: Tensor, counts: Sequence[int], limit: int) -> Tensor:
+    """Indices of the ``limit`` highest of each group; groups follow each other."""
+    chosen, start = [], 0
+    for values in ranked.split(list(counts)):
+        if len(values) > limit:
+            chosen.append(values.topk(limit, sorted=False).indices + start)
+        else:
+            chosen.append(torch.arange(start, start + len(values), device=ranked.device))
+        start += len(values)
+    return torch.cat(chosen)
 
 
 def _choose(
