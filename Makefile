@@ -8,13 +8,14 @@ ifneq ($(origin PYTHON),file)
   CHOSEN := --chosen
 endif
 
-.PHONY: help setup quickstart test test-slow lint wheel clean
+.PHONY: help setup quickstart test test-slow benchmark lint wheel clean
 
 help:
 	@echo "make setup       make .venv with all that is needed, once; PYTHON=python3.12 chooses the Python"
 	@echo "make quickstart  train and test a small model on the CPU; ARGS=... are passed on"
 	@echo "make test        run the tests; ARGS='-k name' and the like are passed to pytest"
 	@echo "make test-slow   run the slow tests, which the above leaves out"
+	@echo "make benchmark   time fcos_d2 beside torchvision's and detectron2's FCOS; about 5 minutes"
 	@echo "make lint        check style and formatting"
 	@echo "make wheel       build dist/fcos_d2-*-py3-none-any.whl"
 	@echo "make clean       remove build/, dist/ and caches, but not .venv"
@@ -30,6 +31,9 @@ test: setup
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)
+
+benchmark: setup
+	$(RUN) -W ignore benchmarks/side_by_side.py $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff check .
