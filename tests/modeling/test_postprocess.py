@@ -1,17 +1,20 @@
 """From predictions to detections, on scenes small enough to know the answer."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from helpers import detect_one
+from helpers import detect_one, maps
+from torchvision.ops import box_iou
 
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import (
     PostprocessOptions,
     decode_boxes,
+    detect_images,
     rescale_detections,
 )
 
@@ -177,3 +180,66 @@ def test_an_image_without_candidates_gives_empty_instances():
     assert len(found) == 0 and found.pred_boxes.tensor.shape == (0, 4)
     assert found.scores.shape == found.pred_classes.shape == (0,)
     assert len(rescale_detections(found, 10, 10)) == 0
+
+
+def obvious_detections(logits, distances, quality, size, options, compat):
+    """Scores of everything, one level after the other, NMS pair by pair."""
+    scores = logits.sigmoid() * quality.sigmoid()[:, None]
+    tested = scores if options.threshold_with_centerness else logits.sigmoid()
+    tested = scores.sqrt() if compat.root_score_threshold else tested
+    ranked = logits.sigmoid() if compat.topk_by_class_score else scores
+    passed = (tested > options.score_threshold) & distances.isfinite().all(1)[:, None]
+    passed &= ~quality.isnan()[:, None]
+    chosen, first = [], 0
+    for level in LOCATIONS.level_sizes:
+        pairs = [(i, c) for i in range(first, first + level) for c in range(logits.shape[1])]
+        pairs = sorted((p for p in pairs if passed[p]), key=lambda p: -ranked[p])
+        chosen += pairs[: options.topk_per_level]
+        first += level
+    kept = []
+    for i, c in sorted(chosen, key=lambda p: -scores[p]):
+        box = decode_boxes(LOCATIONS.points[i], distances[i])
+        if all(c != d or box_iou(box[None], b[None]) <= options.nms_threshold for b, _, d in kept):
+            score = scores[i, c] if compat.product_scores else scores[i, c].sqrt()
+            kept.append((box, score, c))
+    return kept if options.max_detections < 0 else kept[: options.max_detections]
+
+
+def test_random_batches_equal_the_obvious_way():
+    rng, found_in_all = random.Random(0), 0
+    for case in range(120):
+        images, classes = rng.randrange(1, 4), rng.randrange(1, 4)
+        generator = torch.Generator().manual_seed(case)
+        random_tensor = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: B023, E731
+        logits = random_tensor(images, 80, classes) * 2 - rng.choice((2, 5, 9))
+        distances = random_tensor(images, 80, 4).abs() * 12
+        quality = random_tensor(images, 80)
+        if case % 5 == 0:  # what a model that diverges says
+            distances[0, 3], quality[-1, 7] = torch.inf, torch.nan
+        if case % 7 == 0:
+            logits[0] -= 30.0  # an image without anything, but for a threshold of 0
+        options = PostprocessOptions(
+            score_threshold=rng.choice((0.0, 0.05, 0.3)),
+            threshold_with_centerness=rng.random() < 0.5,
+            topk_per_level=rng.choice((3, 20, 1000)),
+            max_detections=rng.choice((-1, 0, 5, 100)),
+        )
+        compat = Compat(
+            root_score_threshold=rng.random() < 0.3,
+            topk_by_class_score=rng.random() < 0.3,
+            product_scores=rng.random() < 0.3,
+        )
+        found = detect_images(
+            maps(logits, LOCATIONS), distances, quality, LOCATIONS, [SIZE] * images, options, compat
+        )
+        for i, ours in enumerate(found):
+            expected = obvious_detections(
+                logits[i], distances[i], quality[i], SIZE, options, compat
+            )
+            assert ours.pred_classes.tolist() == [c for _, _, c in expected], case
+            if expected:
+                boxes, scores, _ = zip(*expected)
+                assert torch.equal(ours.pred_boxes.tensor, torch.stack(boxes))
+                torch.testing.assert_close(ours.scores, torch.stack(scores))
+            found_in_all += len(expected)
+    assert found_in_all > 1500
