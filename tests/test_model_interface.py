@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers import ground_truth, tiny_fcos
 
 import fcos_d2
 
@@ -217,3 +218,10 @@ def test_freezing_batch_norms_keeps_a_timm_model_the_same_function():
     for a, b in zip(expected, found.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert not any("bn" in name for name, _ in ours.model.named_parameters())
+
+
+def test_a_class_that_the_model_does_not_have_is_an_error():
+    image = torch.zeros(3, 128, 128)
+    truth = ground_truth([[10, 10, 90, 90]], [6], (128, 128))
+    with pytest.raises(ValueError, match=r"a\.png has class 6.*NUM_CLASSES is 6"):
+        tiny_fcos(6)([{"image": image, "instances": truth, "file_name": "a.png"}])

@@ -442,6 +442,13 @@ class FCOS(nn.Module):
                     "training needs 'instances' in every input, missing for "
                     f"{x.get('file_name', 'an image')}; call model.eval() for inference"
                 )
+            classes = x["instances"].gt_classes
+            # As they come from a data loader: looking at them on a GPU would wait for it.
+            if classes.device.type == "cpu" and (classes >= self.head.num_classes).any():
+                raise ValueError(
+                    f"{x.get('file_name', 'an image')} has class {int(classes.max())}, but "
+                    f"MODEL.FCOS.NUM_CLASSES is {self.head.num_classes}, and classes count from 0"
+                )
         return [x["instances"].to(self.device) for x in batched_inputs]
 
     def _visualize(self, batched_inputs, predictions, locations, image_sizes) -> None:
