@@ -221,7 +221,7 @@ def test_freezing_batch_norms_keeps_a_timm_model_the_same_function():
 
 
 def test_a_class_that_the_model_does_not_have_is_an_error():
-    image = torch.zeros(3, 128, 128)
-    truth = ground_truth([[10, 10, 90, 90]], [6], (128, 128))
+    image = torch.zeros(3, 256, 256)
+    truth = ground_truth([[10, 10, 90, 90]], [6], (256, 256))
     with pytest.raises(ValueError, match=r"a\.png has class 6.*NUM_CLASSES is 6"):
         tiny_fcos(6)([{"image": image, "instances": truth, "file_name": "a.png"}])
