@@ -22,6 +22,8 @@ def launch(main: Callable, args) -> None:
     if _in_group():
         _join_group()
         main(args)
+        # Left to the end of the interpreter, its threads can abort a run that went well.
+        torch.distributed.destroy_process_group()
         return
     present = torch.cuda.device_count()
     if 0 < present < args.num_gpus:
