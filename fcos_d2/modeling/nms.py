@@ -28,7 +28,7 @@ def suppress(
             "soft_gaussian": its score falls instead, see :func:`soft_nms`; "none": all stay.
         iou_threshold: of the first three.
         sigma: of "soft_gaussian".
-        max_detections: stop the soft ones after so many; negative for all.
+        max_detections: stop after so many; negative for all.
 
     Returns:
         Indices of the boxes kept, and their scores, by descending score.
@@ -36,10 +36,9 @@ def suppress(
     Raises:
         ValueError: for another kind.
     """
-    if kind == "per_class":
-        keep = batched_nms(boxes, scores, classes, iou_threshold)
-    elif kind == "class_agnostic":
-        keep = nms(boxes, scores, iou_threshold)
+    if kind in ("per_class", "class_agnostic"):
+        groups = classes if kind == "per_class" else None
+        keep = _hard_nms(boxes, scores, groups, iou_threshold, max_detections)
     elif kind == "none":
         keep = scores.argsort(descending=True, stable=True)
     elif kind in NMS_TYPES:
@@ -53,7 +52,30 @@ def suppress(
         )
     else:
         raise ValueError(f"MODEL.FCOS.NMS_TYPE is {kind!r}, expected one of {', '.join(NMS_TYPES)}")
+    if max_detections >= 0:
+        keep = keep[:max_detections]
     return keep, scores[keep]
+
+
+def _hard_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float, limit: int
+) -> Tensor:
+    """Indices kept, at least ``limit`` of them if there are so many.
+
+    Whether a box stays depends on none of a lower score. So the best boxes are looked at alone as
+    long as they are enough.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    count = len(order) if limit < 0 else min(len(order), 4 * limit)
+    while True:
+        best = order[:count]
+        if groups is None:
+            keep = nms(boxes[best], scores[best], iou_threshold)
+        else:
+            keep = batched_nms(boxes[best], scores[best], groups[best], iou_threshold)
+        if len(keep) >= limit >= 0 or count == len(order):
+            return best[keep]
+        count = min(len(order), 4 * count)
 
 
 def soft_nms(

@@ -111,22 +111,25 @@ def _candidates(
     Ordered by image. Few locations have a class that could pass, so scores are computed of no
     others.
     """
-    level, image, point, classes, logit = _promising(logits, _lowest_logit(options, compat))
-    class_scores = logit.float().sigmoid()
-    quality_logits = quality[image, point].float()
-    scores = class_scores * quality_logits.sigmoid()
+    level, image, point, rows = _promising(logits, _lowest_logit(options, compat))
+    class_scores = rows.float().sigmoid()
+    quality = quality[image, point].float()
+    scores = class_scores * quality.sigmoid()[:, None]
     tested = scores if options.threshold_with_centerness else class_scores
     if compat.root_score_threshold:
         tested = scores.sqrt()
     # NaN or infinite predictions, of a model that diverges, are no candidates.
-    valid = distances[image, point].isfinite().all(dim=1) & ~quality_logits.isnan()
-    keep = ((tested > options.score_threshold) & valid).nonzero().squeeze(1)
-    ranked = (class_scores if compat.topk_by_class_score else scores)[keep]
-    group = level[keep] * len(distances) + image[keep]
-    counts = group.bincount(minlength=len(distances) * len(logits)).tolist()
-    keep = keep[_best_of_groups(ranked, counts, options.topk_per_level)]
-    keep = keep[image[keep].argsort(stable=True)]
-    return image[keep], point[keep], classes[keep], scores[keep]
+    valid = distances[image, point].isfinite().all(dim=1) & ~quality.isnan()
+    passed = (tested > options.score_threshold) & valid[:, None]
+    place = passed.flatten().nonzero().squeeze(1)
+    ranked = (class_scores if compat.topk_by_class_score else scores).flatten()[place]
+    counts = place.new_zeros(len(logits) * len(distances))
+    counts.index_add_(0, level * len(distances) + image, passed.sum(dim=1))
+    place = place[_best_of_groups(ranked, counts.tolist(), options.topk_per_level)]
+    row = torch.div(place, rows.shape[1], rounding_mode="floor")
+    order = image[row].argsort(stable=True)
+    row, place = row[order], place[order]
+    return image[row], point[row], place - row * rows.shape[1], scores.flatten()[place]
 
 
 def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:
@@ -138,7 +141,10 @@ def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:
 
 
 def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
-    """(K,) level, image, point, class and logit of all logits above ``lowest``, in this order."""
+    """(R,) level, image and point of locations with a logit above ``lowest``, their (R, C) logits.
+
+    Ordered by level, then image, then point.
+    """
     best = [level.amax(dim=1).flatten() for level in logits]
     index = (torch.cat(best) > lowest).nonzero().squeeze(1)
     ends = torch.tensor([len(x) for x in best]).cumsum(0).to(index.device)
@@ -153,15 +159,7 @@ def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
         points.append(cell + start)
         rows.append(each.flatten(2)[image, :, cell])
         before, start = before + len(each) * size, start + size
-    rows = torch.cat(rows)
-    row, classes = (rows > lowest).nonzero(as_tuple=True)
-    return (
-        level[row],
-        torch.cat(images)[row],
-        torch.cat(points)[row],
-        classes,
-        rows[row, classes],
-    )
+    return level, torch.cat(images), torch.cat(points), torch.cat(rows)
 
 
 def _best_of_groups(ranked: Tensor, counts: Sequence[int], limit: int) -> Tensor:
@@ -189,6 +187,10 @@ def _choose(
     nms_boxes = boxes
     if compat.clip_before_nms:
         nms_boxes = boxes = clip_boxes_to_image(boxes, image_size)
+        if not compat.keep_empty_boxes:
+            full = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            boxes, scores, classes, points = (x[full] for x in (boxes, scores, classes, points))
+            nms_boxes = boxes
     if compat.one_pixel_boxes:
         boxes = clip_boxes_to_image(boxes, (image_size[0] - 1, image_size[1] - 1))
         nms_boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
@@ -201,12 +203,6 @@ def _choose(
         sigma=options.soft_nms_sigma,
         max_detections=options.max_detections,
     )
-    if compat.clip_before_nms and not compat.keep_empty_boxes:
-        # An empty box suppresses none, so they may go as late as here.
-        full = (boxes[keep, 2:] > boxes[keep, :2]).all(dim=1)
-        keep, kept_scores = keep[full], kept_scores[full]
-    if options.max_detections >= 0:
-        keep, kept_scores = keep[: options.max_detections], kept_scores[: options.max_detections]
     return Instances(
         image_size,
         pred_boxes=Boxes(boxes[keep]),

@@ -77,3 +77,19 @@ def test_nothing_in_nothing_out():
         assert len(keep) == len(kept) == 0 and keep.dtype == torch.int64
     with pytest.raises(ValueError, match="'hard', expected one of per_class"):
         suppress(*empty, kind="hard")
+
+
+@pytest.mark.parametrize("kind", ["per_class", "class_agnostic"])
+def test_stopping_early_changes_nothing(kind):
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        count = int(torch.randint(0, 400, (), generator=generator))
+        corner = torch.randint(0, 12, (count, 2), generator=generator).float() * 8
+        boxes = torch.cat((corner, corner + 8 * torch.randint(1, 9, (count, 2))), dim=1)
+        scores = torch.randint(0, 30, (count,), generator=generator) / 30  # many are equal
+        classes = torch.randint(0, 3, (count,), generator=generator)
+        options = {"kind": kind, "iou_threshold": 0.5}
+        every, every_score = suppress(boxes, scores, classes, **options)
+        for limit in (0, 1, 3, 10, 100):
+            keep, kept = suppress(boxes, scores, classes, **options, max_detections=limit)
+            assert torch.equal(keep, every[:limit]) and torch.equal(kept, every_score[:limit])
