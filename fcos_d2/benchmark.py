@@ -21,7 +21,8 @@ from torch import nn
 from . import __version__
 from .config import get_cfg
 from .model_folder import locate_model
-from .predictor import Predictor, PreparedPicture, check_precision, choose_device
+from .precision import check_precision
+from .predictor import Predictor, PreparedPicture, choose_device
 
 __all__ = ["Report", "Row", "Timing", "format_report", "parse_size", "run_benchmark"]
 
@@ -115,6 +116,7 @@ def run_benchmark(
     batch_sizes: Sequence[int] = (1,),
     sizes: Sequence[tuple[int, int]] | None = None,
     precisions: Sequence[str] = ("fp32",),
+    compile_mode: str = "",
     device: str | None = None,
     threads: int | None = None,
     runs: int = 10,
@@ -130,7 +132,7 @@ def run_benchmark(
             weights gets random ones.
         batch_sizes: pictures at once.
         sizes: (height, width) of the network's input; default is the config's test size.
-        precisions, device: see ``Predictor.from_pretrained``.
+        precisions, compile_mode, device: see ``Predictor.from_pretrained``.
         threads: of PyTorch on the CPU; None leaves them as they are.
         runs: how often each case is measured.
         on_round: called with the number of rounds that are over, warm-up included, and of all.
@@ -144,7 +146,7 @@ def run_benchmark(
     for precision in precisions:
         check_precision(precision, chosen)
     with _threads(threads):
-        predictor, model_facts, notes = _load(folder_or_config, weights, chosen)
+        predictor, model_facts, notes = _load(folder_or_config, weights, chosen, compile_mode)
         sizes = sizes or [_own_size(predictor.cfg)]
         cases = [
             _Case(predictor, precision, batch_size, size)
@@ -243,7 +245,7 @@ class _Case:
         model, device = self.predictor.model, self.predictor.device
         images = model.preprocess_image([{"image": p.tensor} for p in self.pictures]).tensor
         with self.predictor.autocast():
-            return _timed(lambda: model.network(images), device)
+            return _timed(lambda: model.predict(images), device)
 
     def row(self) -> Row:
         timings = {
@@ -335,23 +337,31 @@ def _check_numbers(batch_sizes, sizes, threads: int | None, runs: int) -> None:
 
 
 def _load(
-    folder_or_config: str | os.PathLike, weights: str | None, device: torch.device
+    folder_or_config: str | os.PathLike,
+    weights: str | None,
+    device: torch.device,
+    compile_mode: str,
 ) -> tuple[Predictor, dict, list[str]]:
     """The model, what is to be told of it, and notes. A config alone gets random weights."""
     config, found = locate_model(folder_or_config, weights)
     notes = []
     if found is not None:
-        predictor = Predictor.from_pretrained(folder_or_config, weights, device=device)
+        predictor = Predictor.from_pretrained(
+            folder_or_config, weights, device=device, compile_mode=compile_mode
+        )
     else:
         cfg = get_cfg()
         cfg.merge_from_file(config)
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = str(device), ""
         cfg.MODEL.TIMM.PRETRAINED = False
+        cfg.MODEL.FCOS.COMPILE = compile_mode
         names = [f"class {i}" for i in range(cfg.MODEL.FCOS.NUM_CLASSES)]
         predictor = Predictor(build_model(cfg), cfg, names)
         notes.append("random weights: NMS has little to do, so post-processing seems too fast")
     count = sum(parameter.numel() for parameter in predictor.model.parameters())
     facts = {"config": str(config), "weights": found or "random", "parameters": count}
+    if compile_mode:
+        facts["compiled"] = compile_mode
     return predictor, facts, notes
 
 

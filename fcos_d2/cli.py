@@ -118,6 +118,7 @@ def _add_detect(commands) -> None:
     )
     detect.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any")
     detect.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    _add_compile(detect)
     detect.add_argument(
         "--tile", type=int, metavar="PX", help="look at larger pictures in tiles of this side"
     )
@@ -162,6 +163,7 @@ def _add_benchmark(commands) -> None:
     benchmark.add_argument(
         "--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16", "fp16"]
     )
+    _add_compile(benchmark)
     benchmark.add_argument(
         "--device", metavar="D", help="cpu, cuda, cuda:1; default: a GPU, if any"
     )
@@ -171,6 +173,17 @@ def _add_benchmark(commands) -> None:
     )
     benchmark.add_argument("--json", metavar="FILE", help="write all numbers there, too")
     benchmark.set_defaults(run=_benchmark)
+
+
+def _add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="default",
+        default="",
+        choices=["default", "reduce-overhead", "max-autotune"],
+        help="torch.compile the network (reduce-overhead: with CUDA graphs); slow at the start",
+    )
 
 
 def _fail(command: str, error: Exception, status: int) -> int:
@@ -316,6 +329,7 @@ def _detect(args: argparse.Namespace) -> int:
                 batch_size=args.batch_size,
                 device=args.device,
                 precision=args.precision,
+                compile_mode=args.compile,
                 tile=args.tile,
                 overlap=args.overlap,
                 formats=args.format,
@@ -361,6 +375,7 @@ def _benchmark(args: argparse.Namespace) -> int:
                 batch_sizes=args.batch_size,
                 sizes=args.size and [parse_size(text) for text in args.size],
                 precisions=args.precision,
+                compile_mode=args.compile,
                 device=args.device,
                 threads=args.threads,
                 runs=args.runs,

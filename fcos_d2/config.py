@@ -92,6 +92,15 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.POST_NMS_TOPK_TRAIN = 100
     fcos.POST_NMS_TOPK_TEST = 100
 
+    # Speed, in training and inference; results differ by rounding.
+    # Layout of images and features: channels_last | contiguous | auto (the first on a CPU).
+    fcos.MEMORY_FORMAT = "auto"
+    # Compute frozen norms of detectron2's backbones as part of their convolutions.
+    fcos.FOLD_NORMS = True
+    # torch.compile of backbone and head: default | reduce-overhead (CUDA graphs) | max-autotune.
+    # It takes minutes at the start, a C++ compiler on a CPU and Triton on a GPU.
+    fcos.COMPILE = ""
+
     # Conventions that only matter to run a model trained elsewhere; fcos_d2.modeling.compat
     # explains each, and the converted configs set them.
     fcos.COMPAT = node()
@@ -139,6 +148,8 @@ def _add_solver_and_input(cfg: CN) -> None:
     if "OPTIMIZER" not in cfg.SOLVER:
         # SGD (with detectron2's options) | AdamW
         cfg.SOLVER.OPTIMIZER = "SGD"
+        # One kernel for all its work (torch's fused=True); for a GPU, on a CPU it is no faster.
+        cfg.SOLVER.FUSED = False
         # Learning rate of the backbone below the FPN, relative to that of everything else.
         cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
         # Epochs; above 0 they replace MAX_ITER, and STEPS_EPOCHS replaces STEPS (which otherwise
@@ -166,6 +177,8 @@ def _add_solver_and_input(cfg: CN) -> None:
         cfg.TEST.BEST_METRIC = "bbox/AP"
         # Evaluations without a better one after which training ends; 0 never.
         cfg.TEST.EARLY_STOP = 0
+        # Precision of evaluations: fp32 | bf16 | fp16 (on a GPU).
+        cfg.TEST.PRECISION = "fp32"
         # Also compute the losses on the first test set.
         cfg.TEST.VAL_LOSS = False
         # Go on with another image where one cannot be read, and log its name.

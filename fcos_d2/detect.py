@@ -74,6 +74,7 @@ def detect_files(
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "fp32",
+    compile_mode: str = "",
     tile: int | None = None,
     overlap: float = 0.2,
     formats: Sequence[str] = ("json", "jsonl"),
@@ -87,7 +88,8 @@ def detect_files(
 
     Args:
         inputs: pictures, videos, folders, glob patterns, and a camera as ``camera:0``.
-        model, weights, device, precision, tile, overlap: see ``Predictor.from_pretrained``.
+        model, weights, device, precision, compile_mode, tile, overlap: see
+            ``Predictor.from_pretrained``.
         output: folder; of a run before it, what still holds is kept.
         threshold: lowest score.
         classes: names of those wanted; None for all.
@@ -127,6 +129,7 @@ def detect_files(
         device=device,
         score_threshold=threshold,
         precision=precision,
+        compile_mode=compile_mode,
         tile=tile,
         overlap=overlap,
     )

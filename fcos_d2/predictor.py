@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,11 @@ from .model_folder import (
     locate_model,
     trained_weights,
 )
+from .modeling.folding import fold_norms
+from .precision import autocast, check_precision
 from .tiles import cut_by_tile, merge_tiles, tile_windows
 
-__all__ = ["Predictor", "PreparedPicture", "check_precision", "choose_device"]
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["Predictor", "PreparedPicture", "choose_device"]
 
 # Pictures that may wait for others of their shape, in batches.
 _BATCHES_WAITING = 4
@@ -109,6 +109,8 @@ class Predictor:
         precision: str = "fp32",
         tile: int | None = None,
         overlap: float = 0.2,
+        fold: bool = True,
+        compile_mode: str = "",
     ) -> "Predictor":
         """Load a model from what training or ``fcos-d2 convert`` wrote, or from the model zoo.
 
@@ -120,6 +122,11 @@ class Predictor:
                 config's MODEL.WEIGHTS.
             device: default is CUDA if it is there, else the CPU.
             score_threshold, precision, tile, overlap: see :class:`Predictor`.
+            fold: put the backbone's batch norms into the weights of its convolutions, which
+                changes results by rounding only; the model can then no longer be trained.
+            compile_mode: "default", "reduce-overhead" (CUDA graphs) or "max-autotune" of
+                ``torch.compile``, which takes a minute at the first picture of each size until
+                two sizes were there; "" does not compile.
 
         Raises:
             FileNotFoundError: if the config or the weights are not there.
@@ -132,9 +139,12 @@ class Predictor:
         cfg.merge_from_file(config)
         cfg.MODEL.DEVICE = str(device)
         cfg.MODEL.TIMM.PRETRAINED = False  # the weights are ours: nothing to download
+        cfg.MODEL.FCOS.COMPILE = compile_mode
         cfg.MODEL.WEIGHTS = weights or trained_weights(cfg, str(folder_or_config))
         model = build_model(cfg)
         checkpoint = load_all_weights(model, cfg.MODEL.WEIGHTS, cfg.SOLVER.EMA.ENABLED)
+        if fold:
+            _fold(model.eval())
         names = find_class_names(cfg, checkpoint)
         return cls(
             model,
@@ -232,8 +242,7 @@ class Predictor:
 
     def autocast(self) -> AbstractContextManager:
         """Within this the network computes in the precision of this predictor."""
-        kind = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype=kind) if kind else nullcontext()
+        return autocast(self.precision, self.device)
 
     def _in_tiles(self, rgb: np.ndarray) -> bool:
         return self.tile is not None and max(rgb.shape[:2]) > self.tile
@@ -312,14 +321,15 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raises ValueError for an unknown precision and for fp16 on the CPU."""
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}"
-        )
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("precision fp16 does not work on the CPU: take bf16 or fp32, or a GPU")
+def _fold(model: nn.Module) -> None:
+    """Fold the backbone's norms, for good, and order weights in memory as CPUs like them."""
+    side = model.backbone.padding_constraints.get("square_size", 0)
+    side = side or 2 * max(model.backbone.size_divisibility, 32)
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(1, len(model.pixel_mean), side, side, generator=generator)
+    fold_norms(model.backbone, example.to(model.device))
+    if model.device.type == "cpu":
+        model.to(memory_format=torch.channels_last)
 
 
 def _batches(

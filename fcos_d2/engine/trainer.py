@@ -21,6 +21,7 @@ from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
 from ..modeling.tta import FCOSWithTTA
+from ..precision import autocast
 from .ema import EMA, UpdateEMA
 from .evaluator import FCOSEvaluator
 from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
@@ -182,10 +183,11 @@ class FCOSTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """detectron2's, with test-time augmentation if TEST.AUG.ENABLED."""
+        """detectron2's, in TEST.PRECISION, with test-time augmentation if TEST.AUG.ENABLED."""
         if cfg.TEST.AUG.ENABLED:
             model = FCOSWithTTA(cfg, model)
-        return super().test(cfg, model, evaluators)
+        with autocast(cfg.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE)):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -219,6 +221,8 @@ class FCOSTrainer(DefaultTrainer):
             lr_factor_func=lr_factor,
         )
         options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+        if solver.FUSED:
+            options["fused"] = True
         if solver.OPTIMIZER == "AdamW":
             kind = torch.optim.AdamW
         elif solver.OPTIMIZER == "SGD":

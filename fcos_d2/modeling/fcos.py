@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .assignment import Matches, assign_boxes, inside_any, ltrb_distances
 from .compat import Compat
+from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
 from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
@@ -32,6 +33,8 @@ __all__ = ["FCOS"]
 _SURE_BACKGROUND = -1e4
 CLS_NORMALIZERS = ("fg", "moving_fg", "all")
 BOX_QUALITIES = ("ctrness", "iou")
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
 
 # Class logits, ltrb distances and quality logits: L maps each.
 Predictions = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -73,6 +76,11 @@ class FCOS(nn.Module):
         postprocess_train: the same for :meth:`inference` on a model in training mode.
         compat: conventions of other code; see :class:`Compat`.
         vis_period: draw ground truth and detections every so many iterations; 0 never.
+        memory_format: of images and features: "channels_last", "contiguous", or "auto", which
+            takes the first on a CPU.
+        fold_norms: compute frozen norms of the backbone as part of its convolutions.
+        compile_mode: of ``torch.compile`` for :meth:`network`, in one graph: "default",
+            "reduce-overhead" (CUDA graphs) or "max-autotune"; "" does not compile.
 
     Raises:
         ValueError: for options that contradict each other or the backbone.
@@ -100,11 +108,16 @@ class FCOS(nn.Module):
         postprocess_train: PostprocessOptions | None = None,
         compat: Compat | None = None,
         vis_period: int = 0,
+        memory_format: str = "auto",
+        fold_norms: bool = True,
+        compile_mode: str = "",
     ):
         super().__init__()
         _check_choice("LOC_LOSS_TYPE", loc_loss_type, BOX_LOSSES)
         _check_choice("BOX_QUALITY", box_quality, BOX_QUALITIES)
         _check_choice("LOSS_NORMALIZER_CLS", cls_loss_normalizer, CLS_NORMALIZERS)
+        _check_choice("MEMORY_FORMAT", memory_format, MEMORY_FORMATS)
+        _check_choice("COMPILE", compile_mode, COMPILE_MODES)
         if center_radius is not None and center_radius <= 0:
             raise ValueError(
                 f"MODEL.FCOS.POS_RADIUS must be positive, got {center_radius}; set "
@@ -132,6 +145,12 @@ class FCOS(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         self._step: _Step | None = None
         self._is_alone = False
+        self.memory_format = memory_format
+        if memory_format == "channels_last":
+            self.to(memory_format=torch.channels_last)
+        if fold_norms:
+            fold_frozen_norms(self.backbone)
+        self.compile_network(compile_mode)
         if cls_loss_normalizer == "moving_fg":
             self.register_buffer("moving_num_fg", torch.tensor(100.0))
 
@@ -173,6 +192,9 @@ class FCOS(nn.Module):
             "postprocess_train": _postprocess_options(fcos, "TRAIN"),
             "compat": Compat(**{key.lower(): value for key, value in fcos.COMPAT.items()}),
             "vis_period": cfg.VIS_PERIOD,
+            "memory_format": fcos.MEMORY_FORMAT,
+            "fold_norms": fcos.FOLD_NORMS,
+            "compile_mode": fcos.COMPILE,
         }
 
     @property
@@ -192,7 +214,7 @@ class FCOS(nn.Module):
             with ``pred_boxes``, ``scores`` and ``pred_classes`` in output coordinates.
         """
         images = self.preprocess_image(batched_inputs)
-        predictions = self.network(images.tensor)
+        predictions = self.predict(images.tensor)
         locations = self._locations(predictions, images.tensor.shape[-2:])
         if not self.training:
             detections = self.inference(*predictions, locations, images.image_sizes)
@@ -209,7 +231,7 @@ class FCOS(nn.Module):
     def candidates(self, batched_inputs: list[dict]) -> list[Instances]:
         """What is there before NMS, in the network's pixels: what test-time augmentation merges."""
         images = self.preprocess_image(batched_inputs)
-        predictions = self.network(images.tensor)
+        predictions = self.predict(images.tensor)
         locations = self._locations(predictions, images.tensor.shape[-2:])
         every = replace(self.postprocess, nms_type="none", max_detections=-1)
         return self.inference(*predictions, locations, images.image_sizes, every)
@@ -225,6 +247,26 @@ class FCOS(nn.Module):
         """
         features = self.backbone(images)
         return self.head([features[name] for name in self.in_features])
+
+    def compile_network(self, mode: str = "default") -> None:
+        """Let ``torch.compile`` make one graph of :meth:`network`; "" takes it back.
+
+        That happens at the first call, and once more for another number of images or size of them.
+
+        Args:
+            mode: "default", "reduce-overhead" (CUDA graphs, for sizes that repeat) or
+                "max-autotune".
+        """
+        _check_choice("COMPILE", mode, COMPILE_MODES)
+        # Of the class, so that a copy of this model does not use the weights of this one.
+        network = type(self).network
+        self._network = torch.compile(network, mode=mode) if mode else network
+
+    def predict(self, images: Tensor) -> Predictions:
+        """:meth:`network`, compiled if it was asked for."""
+        if self._network is not type(self).network:
+            torch.compiler.cudagraph_mark_step_begin()
+        return self._network(self, images)
 
     def _locations(self, predictions: Predictions, padded_size: tuple[int, int]) -> Locations:
         shapes = [tuple(quality.shape[-2:]) for quality in predictions[2]]
@@ -245,6 +287,9 @@ class FCOS(nn.Module):
             height, width = self._step.padded_size
             missing = width - batch.tensor.shape[-1], height - batch.tensor.shape[-2]
             batch.tensor = F.pad(batch.tensor, (0, missing[0], 0, missing[1]))
+        is_auto = self.memory_format == "auto"
+        if self.memory_format == "channels_last" or (is_auto and self.device.type == "cpu"):
+            batch.tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
         return batch
 
     def losses(

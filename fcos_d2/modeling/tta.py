@@ -63,8 +63,6 @@ class FCOSWithTTA(nn.Module):
             sigma=options.soft_nms_sigma,
             max_detections=options.max_detections,
         )
-        if options.max_detections >= 0:
-            keep, scores = keep[: options.max_detections], scores[: options.max_detections]
         merged = together[keep]
         merged.scores = scores
         compat = replace(self.model.compat, one_pixel_boxes=False)  # done to each pass already
