@@ -1,15 +1,18 @@
 """fcos_d2, torchvision's FCOS and detectron2's own, timed in one process on the same inputs.
 
     python benchmarks/side_by_side.py [--runs 9] [--only losses postprocess inference training]
-        [--device cpu] [--json FILE]
+        [--device cpu] [--precision fp32] [--batch 2] [--size 512x640] [--compile] [--json FILE]
 
+On a GPU: --device cuda --precision fp16 --batch 16 --size 800x1344 for the training step.
 ResNet-50-FPN, 80 classes, random weights. The order changes from run to run; the table has medians
 and the ratio of ours to the better of the others. Losses and post-processing start from the same
 head outputs, given to each as its own head gives them. Peak memory is that of the process above
-what it held before (CPU, Linux only).
+what it held before (CPU, Linux only) or what PyTorch allocated (GPU), where kernels and waits for
+the GPU are counted, too. Rows in brackets are ours in other modes.
 """
 
 import argparse
+import copy
 import ctypes
 import json
 import platform
@@ -33,6 +36,8 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
 import fcos_d2
+from fcos_d2.modeling.folding import fold_detector
+from fcos_d2.precision import PRECISIONS, autocast
 
 NAMES = ("fcos_d2", "torchvision", "detectron2")
 STRIDES = (8, 16, 32, 64, 128)
@@ -203,60 +208,83 @@ def live(models) -> None:
                 torch.nn.init.constant_(parameter, 1.0)
 
 
-def inference_runs(models, images: int, device: str) -> dict[str, Callable[[], None]]:
-    """Whole models on 512 x 640, and the floor: our backbone and head alone."""
-    pictures = torch.randint(0, 256, (images, 3, 512, 640), dtype=torch.uint8).to(device)
+def inference_runs(models, images: int, args) -> dict[str, Callable[[], None]]:
+    """Whole models, and the floor: our backbone and head alone. Ours is as ``Predictor`` has it."""
+    height, width = args.size
+    device = torch.device(args.device)
+    pictures = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8).to(device)
     inputs = [{"image": picture} for picture in pictures]
-    ours, torchvision, theirs = (models[name].eval() for name in NAMES)
-    torchvision.transform.min_size, torchvision.transform.max_size = (512,), 1333
+    trained, torchvision, theirs = (models[name].eval() for name in NAMES)
+    torchvision.transform.min_size, torchvision.transform.max_size = (min(args.size),), 1333
     floats = [picture / 255 for picture in pictures]
+    ours = copy.deepcopy(trained)
+    fold_detector(ours)
     prepared = ours.preprocess_image(inputs).tensor
 
-    def with_autocast():
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            ours(inputs)
+    def run_in(precision: str, call: Callable, *inputs) -> Callable[[], None]:
+        @torch.inference_mode()
+        def run():
+            with autocast(precision, device):
+                call(*inputs)
+
+        return run
 
     runs = {
-        "fcos_d2": lambda: ours(inputs),
-        "torchvision": lambda: torchvision(floats),
-        "detectron2": lambda: theirs(inputs),
-        "fcos_d2 bf16": with_autocast,
-        "floor": lambda: ours.network(prepared),
+        "fcos_d2": run_in(args.precision, ours, inputs),
+        "torchvision": run_in(args.precision, torchvision, floats),
+        "detectron2": run_in(args.precision, theirs, inputs),
+        "(network alone)": run_in(args.precision, ours.network, prepared),
+        "(norms not folded)": run_in(args.precision, trained, inputs),
+        "(bf16)": run_in("bf16", ours, inputs),
     }
-    return {name: torch.inference_mode()(run) for name, run in runs.items()}
+    if args.compile:
+        compiled = copy.deepcopy(ours)
+        compiled.compile_network("reduce-overhead" if device.type == "cuda" else "default")
+        runs["(compiled)"] = run_in(args.precision, compiled, inputs)
+        runs["(compiled, bf16)"] = run_in("bf16", compiled, inputs)
+    return runs
 
 
-def training_runs(models, device: str) -> dict[str, Callable[[], None]]:
-    """A step with SGD on 2 x 512 x 640 with 20 boxes each."""
-    pictures = torch.randint(0, 256, (2, 3, 512, 640), dtype=torch.uint8).to(device)
-    truth = random_boxes(2, 20, 512, 640, device)
+def training_runs(models, args) -> dict[str, Callable[[], None]]:
+    """A step with SGD and 20 boxes an image."""
+    images, device = args.batch, torch.device(args.device)
+    pictures = torch.randint(0, 256, (images, 3, *args.size), dtype=torch.uint8).to(device)
+    truth = random_boxes(images, 20, *args.size, args.device)
     inputs = [
-        {"image": x, "instances": Instances((512, 640), gt_boxes=Boxes(b), gt_classes=c)}
+        {"image": x, "instances": Instances(args.size, gt_boxes=Boxes(b), gt_classes=c)}
         for x, (b, c) in zip(pictures, truth, strict=True)
     ]
     floats = [picture / 255 for picture in pictures]
     targets = [{"boxes": boxes, "labels": classes} for boxes, classes in truth]
-    models["torchvision"].transform.min_size = (512,)
-    calls = {
-        "fcos_d2": lambda model: model(inputs),
-        "torchvision": lambda model: model(floats, targets),
-        "detectron2": lambda model: model(inputs),
-    }
+    models["torchvision"].transform.min_size = (min(args.size),)
 
-    def step(name: str) -> Callable[[], None]:
-        model = models[name].train()
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trainable, lr=1e-6, momentum=0.9)
+    def step(model, precision: str, *inputs, **options) -> Callable[[], None]:
+        trainable = [p for p in model.train().parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trainable, lr=1e-6, momentum=0.9, **options)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
         def run():
-            losses = calls[name](model)
+            with autocast(precision, device):
+                losses = model(*inputs)
             optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
+            scaler.scale(sum(losses.values())).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
         return run
 
-    return {name: step(name) for name in NAMES}
+    runs = {
+        "fcos_d2": step(models["fcos_d2"], args.precision, inputs),
+        "torchvision": step(models["torchvision"], args.precision, floats, targets),
+        "detectron2": step(models["detectron2"], args.precision, inputs),
+        "(bf16)": step(copy.deepcopy(models["fcos_d2"]), "bf16", inputs),
+        "(fused)": step(copy.deepcopy(models["fcos_d2"]), args.precision, inputs, fused=True),
+    }
+    if args.compile:
+        compiled = copy.deepcopy(models["fcos_d2"])
+        compiled.compile_network()
+        runs["(compiled)"] = step(compiled, args.precision, inputs, fused=device.type == "cuda")
+    return runs
 
 
 def measure(runs: dict[str, Callable], count: int, device: str) -> dict[str, float]:
@@ -287,6 +315,42 @@ def peak_mib(run: Callable) -> float:
     return (int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) - before) / 1024
 
 
+def gpu_facts(run: Callable) -> dict[str, float]:
+    """Peak memory that PyTorch allocated, kernels, their milliseconds, and waits for the GPU."""
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+    events = profile.events()
+    kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+    convolutions = ("conv", "gemm", "xmma", "cutlass", "cudnn", "wgrad", "dgrad")
+    return {
+        "peak MiB": peak,
+        "kernels": len(kernels),
+        "kernel ms": sum(e.device_time for e in kernels) / 1000,
+        "outside convolutions ms": sum(
+            e.device_time for e in kernels if not any(word in e.name for word in convolutions)
+        )
+        / 1000,
+        "waits": sum(e.name in waits for e in events),
+    }
+
+
+def _best(seconds: dict[str, float]) -> float:
+    return min(seconds[name] for name in NAMES[1:])
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
 def _synchronise(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
@@ -297,6 +361,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of whole models")
+    parser.add_argument("--batch", type=int, default=2, help="of the training step")
+    parser.add_argument("--size", type=_size, default=(512, 640), help="of whole models' images")
+    parser.add_argument("--compile", action="store_true", help="also ours with torch.compile")
     groups = ("losses", "postprocess", "inference", "training")
     parser.add_argument("--only", nargs="+", choices=groups, default=groups)
     args = parser.parse_args()
@@ -306,12 +374,13 @@ def main() -> None:
 
     def add(title: str, runs: dict[str, Callable], count: int, memory: bool = False) -> None:
         seconds = measure(runs, count, args.device)
-        best = min(seconds[name] for name in NAMES[1:])
-        row = {"work": title, **seconds, "ratio": seconds["fcos_d2"] / best}
+        row = {"work": title, **seconds, "ratio": seconds["fcos_d2"] / _best(seconds)}
         if memory and args.device == "cpu":
             row["peak MiB"] = {name: peak_mib(run) for name, run in runs.items()}
             mebibytes = row["peak MiB"]
             row["memory ratio"] = mebibytes["fcos_d2"] / min(mebibytes[n] for n in NAMES[1:])
+        if args.device.startswith("cuda"):
+            row["GPU"] = {name: gpu_facts(run) for name, run in runs.items()}
         table.append(row)
         print(title, json.dumps({k: v for k, v in row.items() if k != "work"}), flush=True)
 
@@ -327,12 +396,16 @@ def main() -> None:
                 add(title, postprocess_runs(models, args.device, dense), args.runs)
         if "inference" in args.only:
             for images in (1, 8):
-                runs = inference_runs(models, images, args.device)
+                runs = inference_runs(models, images, args)
                 add(f"inference, batch {images}", runs, max(3, args.runs // 2))
         if "training" in args.only:
-            runs = training_runs(models, args.device)
-            add("training step, 2 images", runs, max(3, args.runs // 2), memory=True)
-    shown = [[row["work"], *(1000 * row[name] for name in NAMES), row["ratio"]] for row in table]
+            runs = training_runs(models, args)
+            add(f"training step, {args.batch} images", runs, max(3, args.runs // 2), memory=True)
+    shown = []
+    for row in table:
+        memory = row.get("memory ratio")
+        shown.append([row["work"], *(1000 * row[n] for n in NAMES), row["ratio"], memory])
+        shown += [[n, 1000 * t, "", "", t / _best(row)] for n, t in row.items() if n[0] == "("]
     print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}; milliseconds, medians; ratio to the better of the others\n")
     headers = ("work", *NAMES, "ratio", "memory ratio")

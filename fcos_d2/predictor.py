@@ -24,7 +24,7 @@ from .model_folder import (
     locate_model,
     trained_weights,
 )
-from .modeling.folding import fold_norms
+from .modeling.folding import fold_detector
 from .precision import autocast, check_precision
 from .tiles import cut_by_tile, merge_tiles, tile_windows
 
@@ -144,7 +144,7 @@ class Predictor:
         model = build_model(cfg)
         checkpoint = load_all_weights(model, cfg.MODEL.WEIGHTS, cfg.SOLVER.EMA.ENABLED)
         if fold:
-            _fold(model.eval())
+            fold_detector(model.eval())
         names = find_class_names(cfg, checkpoint)
         return cls(
             model,
@@ -319,17 +319,6 @@ def choose_device(device: str | torch.device | None) -> torch.device:
             "or leave the device out"
         )
     return chosen
-
-
-def _fold(model: nn.Module) -> None:
-    """Fold the backbone's norms, for good, and order weights in memory as CPUs like them."""
-    side = model.backbone.padding_constraints.get("square_size", 0)
-    side = side or 2 * max(model.backbone.size_divisibility, 32)
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(1, len(model.pixel_mean), side, side, generator=generator)
-    fold_norms(model.backbone, example.to(model.device))
-    if model.device.type == "cpu":
-        model.to(memory_format=torch.channels_last)
 
 
 def _batches(

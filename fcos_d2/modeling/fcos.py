@@ -260,7 +260,10 @@ class FCOS(nn.Module):
         _check_choice("COMPILE", mode, COMPILE_MODES)
         # Of the class, so that a copy of this model does not use the weights of this one.
         network = type(self).network
-        self._network = torch.compile(network, mode=mode) if mode else network
+        # Symbolic sizes never come to an end in timm's convolutions of "same" padding.
+        same = any(type(module).__name__ == "Conv2dSame" for module in self.modules())
+        dynamic = False if same else None
+        self._network = torch.compile(network, mode=mode, dynamic=dynamic) if mode else network
 
     def predict(self, images: Tensor) -> Predictions:
         """:meth:`network`, compiled if it was asked for."""
