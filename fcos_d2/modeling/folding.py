@@ -57,7 +57,7 @@ def fold_detector(model: nn.Module) -> int:
     side = side or 2 * max(model.backbone.size_divisibility, 32)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, len(model.pixel_mean), side, side, generator=generator)
-    count = fold_norms(model.backbone, example.to(model.device))
+    count = fold_norms(model.backbone, example.to(model.pixel_mean))
     if model.device.type == "cpu":
         model.to(memory_format=torch.channels_last)
     return count

@@ -49,7 +49,7 @@ class Tower(nn.Sequential):
                 layers.append(nn.Conv2d(channels, channels, 3, padding=1))
             if norm:
                 layers.append(_tower_norm(norm, channels, num_levels))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
     def forward(self, x: Tensor, level: int) -> Tensor:
