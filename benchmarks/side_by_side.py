@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
@@ -75,9 +75,12 @@ def build(device: str) -> dict[str, torch.nn.Module]:
         pixel_std=[1.0, 1.0, 1.0],
     )
     torchvision = fcos_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=CLASSES, score_thresh=0.05,
-        trainable_backbone_layers=3,
-    )  # fmt: skip
+        weights=None, weights_backbone=None, num_classes=CLASSES, score_thresh=0.05
+    )
+    # Without pretrained weights torchvision trains all of the backbone and its norms.
+    body = FrozenBatchNorm2d.convert_frozen_batchnorm(torchvision.backbone.body)
+    for frozen in (body.conv1, body.layer1):
+        frozen.requires_grad_(False)
     models = dict(zip(NAMES, (build_model(cfg), torchvision, theirs), strict=True))
     return {name: model.to(device) for name, model in models.items()}
 
