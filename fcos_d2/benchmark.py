@@ -21,6 +21,7 @@ from torch import nn
 from . import __version__
 from .config import get_cfg
 from .model_folder import locate_model
+from .modeling.folding import fold_detector
 from .precision import check_precision
 from .predictor import Predictor, PreparedPicture, choose_device
 
@@ -356,7 +357,9 @@ def _load(
         cfg.MODEL.TIMM.PRETRAINED = False
         cfg.MODEL.FCOS.COMPILE = compile_mode
         names = [f"class {i}" for i in range(cfg.MODEL.FCOS.NUM_CLASSES)]
-        predictor = Predictor(build_model(cfg), cfg, names)
+        model = build_model(cfg).eval()
+        fold_detector(model)  # as from_pretrained does
+        predictor = Predictor(model, cfg, names)
         notes.append("random weights: NMS has little to do, so post-processing seems too fast")
     count = sum(parameter.numel() for parameter in predictor.model.parameters())
     facts = {"config": str(config), "weights": found or "random", "parameters": count}

@@ -1,5 +1,6 @@
 """Starting one process per GPU, or several on the CPU."""
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -22,8 +23,7 @@ def launch(main: Callable, args) -> None:
     if _in_group():
         _join_group()
         main(args)
-        # Left to the end of the interpreter, its threads can abort a run that went well.
-        torch.distributed.destroy_process_group()
+        _leave_group()
         return
     present = torch.cuda.device_count()
     if 0 < present < args.num_gpus:
@@ -66,3 +66,17 @@ def _worker(main: Callable, args) -> None:
     if args.num_gpus > 1 and not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.num_gpus))
     main(args)
+    if args.num_gpus * args.num_machines > 1:  # then detectron2 made a group
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """End the group's threads: one that outlives the interpreter aborts a run that went well.
+
+    They live as long as anything refers to the group, as detectron2's caches do, and a model.
+    """
+    torch.distributed.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    for cached in (comm.create_local_process_group, comm._get_global_gloo_group):
+        cached.cache_clear()
+    gc.collect()

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
+from ..modeling.fcos import FCOS
 from ..modeling.tta import FCOSWithTTA
 from ..precision import autocast
 from .ema import EMA, UpdateEMA
@@ -54,6 +55,8 @@ class FCOSTrainer(DefaultTrainer):
         self.skip_test = skip_test
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
+        if isinstance(model, FCOS):
+            model.order_weights()
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg, seed=self.seed, records=records)
         device_ids = {} if torch.device(cfg.MODEL.DEVICE).type == "cuda" else {"device_ids": None}

@@ -147,7 +147,7 @@ class FCOS(nn.Module):
         self._is_alone = False
         self.memory_format = memory_format
         if memory_format == "channels_last":
-            self.to(memory_format=torch.channels_last)
+            self.order_weights()
         if fold_norms:
             fold_frozen_norms(self.backbone)
         self.compile_network(compile_mode)
@@ -200,6 +200,22 @@ class FCOS(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Whether images and features are ordered so, by ``memory_format`` and the device."""
+        is_auto = self.memory_format == "auto"
+        return self.memory_format == "channels_last" or (is_auto and self.device.type == "cpu")
+
+    def order_weights(self) -> None:
+        """Order all convolution weights in memory as images are, which saves copies of them."""
+        if not self.is_channels_last:
+            return
+        for weight in self.parameters():
+            if weight.dim() == 4:
+                # Unlike .to(), this gives 1x1 kernels the strides that their gradients have.
+                ordered = torch.empty_like(weight, memory_format=torch.channels_last)
+                weight.data = ordered.copy_(weight.data)
 
     def forward(self, batched_inputs: list[dict]):
         """Losses in training, detections otherwise.
@@ -290,8 +306,7 @@ class FCOS(nn.Module):
             height, width = self._step.padded_size
             missing = width - batch.tensor.shape[-1], height - batch.tensor.shape[-2]
             batch.tensor = F.pad(batch.tensor, (0, missing[0], 0, missing[1]))
-        is_auto = self.memory_format == "auto"
-        if self.memory_format == "channels_last" or (is_auto and self.device.type == "cpu"):
+        if self.is_channels_last:
             batch.tensor = batch.tensor.contiguous(memory_format=torch.channels_last)
         return batch
 

@@ -51,15 +51,14 @@ def fold_frozen_norms(module: nn.Module) -> int:
 def fold_detector(model: nn.Module) -> int:
     """:func:`fold_norms` of a detector's backbone, for good; returns how many norms are gone.
 
-    On a CPU the weights of all convolutions are also ordered in memory as it likes them best.
+    The weights of all convolutions are also ordered in memory as images are.
     """
     side = model.backbone.padding_constraints.get("square_size", 0)
     side = side or 2 * max(model.backbone.size_divisibility, 32)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, len(model.pixel_mean), side, side, generator=generator)
     count = fold_norms(model.backbone, example.to(model.pixel_mean))
-    if model.device.type == "cpu":
-        model.to(memory_format=torch.channels_last)
+    model.order_weights()
     return count
 
 
