@@ -24,8 +24,8 @@ from fcos_d2.checkpoint.convert import (
 KEYS = key_lists()
 FOLDERS = {"adet": "adelaidet"}
 TOLERANCE = 1e-5
-# Their own float32 centerness is 4.2e-5 and 1.6e-5 off their float64 one, ours up to 1.1e-5. V-39 in
-# channels-last order is up to 2.6e-5 off: convolutions add up more terms in a row there.
+# Their own float32 centerness is 4.2e-5 and 1.6e-5 off their float64 one, ours up to 1.1e-5.
+# V-39 in channels-last order is up to 2.6e-5 off: convolutions add up more terms in a row there.
 WIDER = {"official_MNV2": 2e-5, "adelaidet_V39": 4e-5}
 
 
