@@ -116,6 +116,11 @@ def rows(maps):
     return [m.flatten(2).transpose(1, 2) for m in maps]
 
 
+def as_our_head_does(outputs, ours):
+    order = torch.channels_last if ours.is_channels_last else torch.contiguous_format
+    return [[m.contiguous(memory_format=order) for m in part] for part in outputs]
+
+
 def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
     """Targets, losses and backward to the head outputs."""
     images, height, width = 4, 800, 1344
@@ -135,18 +140,19 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
     torchvision_anchors = torchvision.anchor_generator(image_list, features)
     targets = [{"boxes": boxes, "labels": classes} for boxes, classes in truth]
 
+    mine = as_our_head_does(outputs, ours)
+    # torchvision's heads flatten and concatenate.
+    joined = [[torch.cat(rows(part), dim=1)] for part in outputs]
+
     def leaves(parts):
         return [[x.detach().requires_grad_() for x in part] for part in parts]
 
     def run_ours():
-        predictions = leaves(outputs)
+        predictions = leaves(mine)
         sum(ours.losses(*predictions, locations, instances).values()).backward()
 
     def run_torchvision():
-        # Its heads flatten and concatenate, so this is where its losses start.
-        logits, distances, quality = (
-            torch.cat(part, dim=1) for part in leaves(rows(part) for part in outputs)
-        )
+        logits, distances, quality = (part[0] for part in leaves(joined))
         head = {"cls_logits": logits, "bbox_regression": distances, "bbox_ctrness": quality}
         sizes = [f.shape[2] * f.shape[3] for f in features]
         losses = torchvision.compute_loss(targets, head, torchvision_anchors, sizes)
@@ -177,13 +183,14 @@ def postprocess_runs(models, device: str, dense: bool) -> dict[str, Callable[[],
     image_list = TorchvisionImages(features[0].new_zeros(images, 3, height, width), sizes)
     lengths = [f.shape[2] * f.shape[3] for f in features]
     anchors = [list(a.split(lengths)) for a in torchvision.anchor_generator(image_list, features)]
-    flat = [rows(part) for part in outputs]
+    mine = as_our_head_does(outputs, ours)
+    flat = [[m.contiguous() for m in rows(part)] for part in outputs]
     head = dict(zip(("cls_logits", "bbox_regression", "bbox_ctrness"), flat, strict=True))
     image_sizes = ImageList(image_list.tensors, sizes)
 
     @torch.no_grad()
     def run_ours():
-        return ours.inference(*outputs, locations, sizes)
+        return ours.inference(*mine, locations, sizes)
 
     @torch.no_grad()
     def run_torchvision():

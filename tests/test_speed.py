@@ -9,6 +9,7 @@ from test_model_interface import inputs, small_cfg
 from torch import nn
 
 from fcos_d2.engine.trainer import FCOSTrainer
+from fcos_d2.modeling.assignment import Matches
 from fcos_d2.modeling.folding import FoldedConv2d, fold_detector
 
 
@@ -56,6 +57,19 @@ def test_losses_and_gradients_do_not_depend_on_the_switches(switches):
     assert gradients.keys() == fast_gradients.keys()
     for name in gradients:
         assert_close(fast_gradients[name], gradients[name])
+
+
+def test_pairs_masked_for_a_gpu_give_the_losses_of_those_that_count(monkeypatch):
+    plain = model_of()
+    masked = copy.deepcopy(plain)
+    losses, gradients = losses_and_gradients(plain)
+    monkeypatch.setattr(Matches, "owned", lambda matches: matches)
+    masked_losses, masked_gradients = losses_and_gradients(masked)
+    for name in losses:
+        assert_close(masked_losses[name], losses[name])
+    assert gradients.keys() == masked_gradients.keys()
+    for name in gradients:
+        assert_close(masked_gradients[name], gradients[name])
 
 
 def test_auto_is_channels_last_on_a_cpu():

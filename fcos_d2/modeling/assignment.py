@@ -89,7 +89,8 @@ def assign_image(
 class Matches:
     """Pairs of a location and a box, of which those count that own each other.
 
-    How many pairs there are follows from shapes alone, so that nothing waits for a GPU.
+    How many pairs :func:`assign_boxes` gives follows from shapes alone, so that nothing waits for
+    a GPU.
 
     Attributes:
         image: (K,) int64.
@@ -104,6 +105,12 @@ class Matches:
     box: Tensor
     owns: Tensor
     level_sizes: list[int]
+
+    def owned(self) -> "Matches":
+        """The pairs that count alone; on a GPU this waits for it."""
+        kept = self.owns.nonzero().squeeze(1)
+        sizes = [int(part.sum()) for part in self.owns.split(self.level_sizes)]
+        return Matches(self.image[kept], self.point[kept], self.box[kept], self.owns[kept], sizes)
 
     def dense(self, num_images: int, num_points: int) -> Tensor:
         """(N, P) index of the box that each location learns, -1 for background."""

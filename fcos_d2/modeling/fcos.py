@@ -368,7 +368,7 @@ class FCOS(nn.Module):
     @torch.no_grad()
     def assign(self, locations: Locations, instances: Sequence[Instances]) -> Matches:
         """Which location learns which box of the batch."""
-        return assign_boxes(
+        matches = assign_boxes(
             locations,
             self.ranges,
             [x.gt_boxes.tensor for x in instances],
@@ -376,6 +376,8 @@ class FCOS(nn.Module):
             plus_one_area=self.compat.one_pixel_boxes,
             exclusive_ranges=self.compat.exclusive_ranges,
         )
+        # Where there is no GPU to wait for, pairs that do not count need not be masked.
+        return matches.owned() if self.device.type == "cpu" else matches
 
     @torch.no_grad()
     def _box_targets(

@@ -111,25 +111,26 @@ def _candidates(
     Ordered by image. Few locations have a class that could pass, so scores are computed of no
     others.
     """
-    level, image, point, rows = _promising(logits, _lowest_logit(options, compat))
-    class_scores = rows.float().sigmoid()
-    quality = quality[image, point].float()
-    scores = class_scores * quality.sigmoid()[:, None]
+    lowest = _lowest_logit(options, compat)
+    level, image, point, rows = _promising(logits, lowest)
+    row, classes = (rows > lowest).nonzero().unbind(1)
+    class_scores = rows[row, classes].float().sigmoid()
+    # NaN or infinite predictions, of a model that diverges, are no candidates.
+    quality = quality[image, point].float().sigmoid()
+    quality = quality.where(distances[image, point].isfinite().all(dim=1), math.nan)
+    scores = class_scores * quality[row]
     tested = scores if options.threshold_with_centerness else class_scores
     if compat.root_score_threshold:
         tested = scores.sqrt()
-    # NaN or infinite predictions, of a model that diverges, are no candidates.
-    valid = distances[image, point].isfinite().all(dim=1) & ~quality.isnan()
-    passed = (tested > options.score_threshold) & valid[:, None]
-    place = passed.flatten().nonzero().squeeze(1)
-    ranked = (class_scores if compat.topk_by_class_score else scores).flatten()[place]
-    counts = place.new_zeros(len(logits) * len(distances))
-    counts.index_add_(0, level * len(distances) + image, passed.sum(dim=1))
-    place = place[_best_of_groups(ranked, counts.tolist(), options.topk_per_level)]
-    row = torch.div(place, rows.shape[1], rounding_mode="floor")
-    order = image[row].argsort(stable=True)
-    row, place = row[order], place[order]
-    return image[row], point[row], place - row * rows.shape[1], scores.flatten()[place]
+    passed = ((tested > options.score_threshold) & ~scores.isnan()).nonzero().squeeze(1)
+    row, classes, scores = row[passed], classes[passed], scores[passed]
+    ranked = class_scores[passed] if compat.topk_by_class_score else scores
+    groups = level * len(distances) + image
+    counts = groups[row].bincount(minlength=len(logits) * len(distances)).tolist()
+    chosen = _best_of_groups(ranked, counts, options.topk_per_level)
+    chosen = chosen[image[row[chosen]].argsort(stable=True)]
+    row = row[chosen]
+    return image[row], point[row], classes[chosen], scores[chosen]
 
 
 def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:

@@ -103,6 +103,13 @@ def within_image(locations, boundaries, boxes, options):
         start = sum(locations.level_sizes[:level])
         assert ((points >= start) & (points < start + locations.level_sizes[level])).all()
     matched = matches.dense(len(boxes), len(locations.points))
+    alone = matches.owned()
+    assert alone.owns.all() and len(alone.box) == sum(alone.level_sizes) == len(owned)
+    assert torch.equal(alone.dense(*matched.shape), matched)
+    for whole, part in zip(
+        matches.owns.split(matches.level_sizes), alone.owns.split(alone.level_sizes), strict=True
+    ):
+        assert whole.sum() == len(part)
     offset = torch.tensor([0, *(len(b) for b in boxes)]).cumsum(0)[:-1, None]
     return torch.where(matched >= 0, matched - offset, matched)
 
