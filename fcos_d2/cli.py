@@ -178,11 +178,11 @@ def _add_benchmark(commands) -> None:
 def _add_compile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
-        nargs="?",
-        const="default",
         default="",
+        metavar="MODE",
         choices=["default", "reduce-overhead", "max-autotune"],
-        help="torch.compile the network (reduce-overhead: with CUDA graphs); slow at the start",
+        help="torch.compile the network: default, reduce-overhead (with CUDA graphs) or "
+        "max-autotune; slow at the start",
     )
 
 

@@ -39,6 +39,20 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     assert min(score for line in lines for score in line["scores"]) >= 0.3
 
 
+def test_the_network_is_compiled_when_asked(photos, model, tmp_path, monkeypatch):
+    modes = []
+
+    def compile_(function, mode, dynamic):
+        return lambda *args: modes.append(mode) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    run(photos / "plain.png", model, tmp_path / "plain")
+    assert not modes
+    run(photos / "plain.png", model, tmp_path / "fast", "--compile", "reduce-overhead")
+    assert modes == ["reduce-overhead"]
+    assert lines_of(tmp_path / "fast") == lines_of(tmp_path / "plain")
+
+
 def test_a_picture_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
     folder = tmp_path / "forms"
     folder.mkdir()
