@@ -50,7 +50,8 @@ def test_the_network_is_compiled_when_asked(photos, model, tmp_path, monkeypatch
     assert not modes
     run(photos / "plain.png", model, tmp_path / "fast", "--compile", "reduce-overhead")
     assert modes == ["reduce-overhead"]
-    assert lines_of(tmp_path / "fast") == lines_of(tmp_path / "plain")
+    (fast,), (plain,) = (lines_of(tmp_path / name) for name in ("fast", "plain"))
+    assert fast["boxes"] == plain["boxes"] != []
 
 
 def test_a_picture_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
