@@ -7,7 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from test_model_interface import inputs, small_cfg
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fcos_d2.engine.step import TrainStep
 from fcos_d2.engine.trainer import FCOSTrainer
 from fcos_d2.modeling.assignment import Matches
 from fcos_d2.modeling.folding import FoldedConv2d, fold_detector
@@ -70,6 +72,51 @@ def test_pairs_masked_for_a_gpu_give_the_losses_of_those_that_count(monkeypatch)
     assert gradients.keys() == masked_gradients.keys()
     for name in gradients:
         assert_close(masked_gradients[name], gradients[name])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("MODEL.FCOS.CENTER_SAMPLE", False),
+        ("MODEL.FCOS.BOX_QUALITY", "iou"),
+        ("MODEL.FCOS.LOSS_NORMALIZER_CLS", "moving_fg"),
+        ("MODEL.FCOS.LOSS_NORMALIZER_CLS", "all"),
+    ],
+)
+def test_training_reads_nothing_back_from_the_device(overrides):
+    """The meta device has no values: whatever would have to wait for one fails."""
+    copies = []
+
+    class CountCopies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and result.is_meta:
+                copies.extend(a for a in args if isinstance(a, torch.Tensor) and not a.is_meta)
+            return result
+
+    model = build_model(small_cfg(*overrides)).to("meta").train()
+    batch = inputs([3, 0, 2])
+    for x in batch:
+        x["ignore_boxes"] = torch.rand(2, 4)
+    with CountCopies():
+        sum(model(batch).values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert len(copies) == 3 + 3 + 2  # images, boxes to ignore, all boxes and all classes
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_training_step_waits_for_nothing_but_its_losses():
+    model = model_of().float().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, fused=True)
+    step = TrainStep(model, [inputs([3, 0, 2])] * 3, optimizer, seed=0)
+    step._write_metrics = lambda *args: None
+    step.run_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.run_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_auto_is_channels_last_on_a_cpu():

@@ -4,13 +4,15 @@ import contextlib
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from ..transfer import HostCopy
 
 __all__ = ["PRECISIONS", "TrainStep", "split_batch"]
 
@@ -75,25 +77,31 @@ class TrainStep(SimpleTrainer):
         if self.clip_norm > 0:
             parameters = (p for g in self.optimizer.param_groups for p in g["params"])
             torch.nn.utils.clip_grad_norm_(list(parameters), self.clip_norm)
-        self._write_metrics(losses, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        self._write_metrics(losses, data_time)
 
     def _forward_backward(self, data: Sequence[dict]) -> dict[str, Tensor]:
-        """Gradients of the whole batch; returns its losses."""
+        """Gradients of the whole batch; returns its losses, on the host."""
         parts = split_batch(data, self.accumulate)
         one_step = self.plain_model.one_step(data) if len(parts) > 1 else contextlib.nullcontext()
-        total: dict[str, Tensor] = {}
+        copies = []
         with one_step:
             for i, part in enumerate(parts):
                 is_last = i == len(parts) - 1
                 with self._no_sync(not is_last):
                     with self._autocast():
                         losses = self.model(part)
-                    self._check_finite(losses, part)
+                    copies.append(HostCopy(self._with_state(losses)))
                     self.grad_scaler.scale(sum(losses.values())).backward()
-                for name, value in losses.items():
-                    total[name] = total.get(name, 0) + value.detach()
+        # A GPU is in the backward pass by now, and has enough to do while this waits for losses.
+        total: dict[str, Tensor] = {}
+        for copy, part in zip(copies, parts, strict=True):
+            *values, bad = copy.get()
+            if bad:
+                self._stop(dict(zip(losses, values)), part)
+            for name, value in zip(losses, values, strict=True):
+                total[name] = total.get(name, 0) + value
         return total
 
     def _no_sync(self, on: bool):
@@ -101,15 +109,17 @@ class TrainStep(SimpleTrainer):
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _check_finite(self, losses: dict[str, Tensor], data: Sequence[dict]) -> None:
-        """Every process stops with the same message if a loss of any is no number."""
-        bad = (~torch.isfinite(sum(losses.values()).detach())).float()
+    def _with_state(self, losses: dict[str, Tensor]) -> Tensor:
+        """All losses, and whether the sum of them is no number in any process."""
+        values = torch.stack([value.detach() for value in losses.values()])
+        bad = (~torch.isfinite(values.sum())).to(values.dtype)
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(bad)
-        if not bad.item():
-            return
-        report = _describe(losses, data)
-        reports = comm.all_gather(report)
+        return torch.cat((values, bad[None]))
+
+    def _stop(self, losses: dict[str, Tensor], data: Sequence[dict]) -> NoReturn:
+        """Every process stops with the same message."""
+        reports = comm.all_gather(_describe(losses, data))
         rates = sorted({group["lr"] for group in self.optimizer.param_groups}, reverse=True)
         raise FloatingPointError(
             f"loss is not finite at iteration {self.iter}, learning rate "

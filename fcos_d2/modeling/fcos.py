@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import Backbone, build_backbone
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from ..transfer import to_device
 from .assignment import Matches, assign_boxes, inside_any, ltrb_distances
 from .compat import Compat
 from .folding import fold_frozen_norms
@@ -239,7 +240,9 @@ class FCOS(nn.Module):
                 for d, x in zip(detections, batched_inputs, strict=True)
             ]
         instances = self._ground_truth(batched_inputs)
-        ignore = [x["ignore_boxes"].to(self.device) for x in batched_inputs if "ignore_boxes" in x]
+        ignore = [
+            to_device(x["ignore_boxes"], self.device) for x in batched_inputs if "ignore_boxes" in x
+        ]
         losses = self.losses(*predictions, locations, instances, ignore or None)
         self._visualize(batched_inputs, predictions, locations, images.image_sizes)
         return losses
@@ -295,7 +298,8 @@ class FCOS(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalise, then pad with zeros at the right and bottom to a common size."""
         images = [
-            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+            (to_device(x["image"], self.device) - self.pixel_mean) / self.pixel_std
+            for x in batched_inputs
         ]
         batch = ImageList.from_tensors(
             images,
@@ -514,7 +518,14 @@ class FCOS(nn.Module):
                     f"{x.get('file_name', 'an image')} has class {int(classes.max())}, but "
                     f"MODEL.FCOS.NUM_CLASSES is {self.head.num_classes}, and classes count from 0"
                 )
-        return [x["instances"].to(self.device) for x in batched_inputs]
+        given = [x["instances"] for x in batched_inputs]
+        counts = [len(x) for x in given]
+        boxes = to_device(torch.cat([x.gt_boxes.tensor for x in given]), self.device)
+        classes = to_device(torch.cat([x.gt_classes for x in given]), self.device)
+        return [
+            Instances(x.image_size, gt_boxes=Boxes(b), gt_classes=c)
+            for x, b, c in zip(given, boxes.split(counts), classes.split(counts), strict=True)
+        ]
 
     def _visualize(self, batched_inputs, predictions, locations, image_sizes) -> None:
         if self.vis_period <= 0 or not has_event_storage():

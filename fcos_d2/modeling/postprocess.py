@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
+from ..transfer import to_device
 from .compat import Compat
 from .locations import Locations
 from .nms import suppress
@@ -148,7 +149,7 @@ def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
     """
     best = [level.amax(dim=1).flatten() for level in logits]
     index = (torch.cat(best) > lowest).nonzero().squeeze(1)
-    ends = torch.tensor([len(x) for x in best]).cumsum(0).to(index.device)
+    ends = to_device(torch.tensor([len(x) for x in best]).cumsum(0), index.device)
     level = torch.bucketize(index, ends, right=True)
     counts = level.bincount(minlength=len(best)).tolist()
     images, points, rows, before, start = [], [], [], 0, 0

@@ -76,7 +76,8 @@ def weights(output):
 
 
 def test_two_processes_train_as_one_does(tmp_path, train):
-    options = {"SOLVER.MAX_ITER": 20, "SOLVER.BASE_LR": 0.01, "SOLVER.WARMUP_ITERS": 5}
+    # Later, a ReLU that rounding switches can make runs differ by far more than rounding.
+    options = {"SOLVER.MAX_ITER": 6, "SOLVER.BASE_LR": 0.01, "SOLVER.WARMUP_ITERS": 5}
     for output, processes in (("one", None), ("two", 2)):
         done = train(tmp_path / output, processes, **options)
         assert done.returncode == 0, done.stderr[-3000:]
