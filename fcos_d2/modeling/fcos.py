@@ -6,7 +6,6 @@ Papers: FCOS (ICCV 2019, arXiv 1904.01355) and its improved version (TPAMI 2020,
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..transfer import to_device
 from .assignment import Matches, assign_boxes, inside_any, ltrb_distances
 from .compat import Compat
+from .features import select_features
 from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
@@ -535,38 +535,6 @@ class FCOS(nn.Module):
             detections = self.inference(*predictions, locations, image_sizes)
             picture = training_picture(batched_inputs[0], detections[0], self.input_format)
             storage.put_image("Left: ground truth. Right: detections", picture)
-
-
-def select_features(
-    backbone: Backbone, wanted: Sequence[str] | None
-) -> tuple[list[str], list[int], int]:
-    """Names, strides and common channels of the feature maps that the head sees.
-
-    Raises:
-        ValueError: if a name is unknown, strides do not double, or channels differ.
-    """
-    shapes = backbone.output_shape()
-    names = list(wanted or sorted(shapes, key=lambda name: shapes[name].stride))
-    unknown = [name for name in names if name not in shapes]
-    if unknown:
-        raise ValueError(
-            f"MODEL.FCOS.IN_FEATURES asks for {unknown}, but the backbone gives "
-            f"{sorted(shapes)}. (MODEL.FCOS.TOP_LEVELS adds p6 and p7.)"
-        )
-    strides = [shapes[name].stride for name in names]
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ValueError(
-            f"MODEL.FCOS.IN_FEATURES {names} have strides {strides}: each must be twice the one "
-            "before it"
-        )
-    channels = {shapes[name].channels for name in names}
-    if len(channels) != 1:
-        raise ValueError(
-            f"the feature maps {names} have different channels {sorted(channels)}; put an FPN on "
-            "the backbone: MODEL.BACKBONE.NAME build_fcos_fpn_p3p7_backbone and its builder's "
-            "name in MODEL.FCOS.BOTTOM_UP"
-        )
-    return names, strides, channels.pop()
 
 
 def _without_unknown(
