@@ -20,11 +20,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=kind) if kind else nullcontext()
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raises ValueError for an unknown precision and for fp16 on the CPU."""
+def check_precision(precision: str, device: torch.device, key: str = "precision") -> None:
+    """Raises ValueError, which names ``key``, for an unknown precision and for fp16 on the CPU."""
     if precision not in PRECISIONS:
-        raise ValueError(
-            f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}"
-        )
+        raise ValueError(f"{key} is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("precision fp16 does not work on the CPU: take bf16 or fp32, or a GPU")
+        raise ValueError(f"{key} fp16 does not work on the CPU: take bf16 or fp32, or a GPU")

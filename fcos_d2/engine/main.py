@@ -16,6 +16,7 @@ from ..config import get_cfg
 from ..data.custom import register_custom
 from ..data.loader import load_records, training_records
 from ..model_zoo import get_config_file
+from ..precision import check_precision
 from .launch import launch
 from .preflight import check_batch, check_datasets, class_names
 from .schedule import apply_epochs, scale_to_batch
@@ -108,6 +109,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
     use_data_of_arguments(cfg, args)
     register_custom(cfg.DATASETS.CUSTOM, os.path.join(cfg.OUTPUT_DIR, "datasets"))
     _complete_classes(cfg, args)
+    check_precision(cfg.TEST.PRECISION, torch.device(cfg.MODEL.DEVICE), "TEST.PRECISION")
     if args.eval_only:
         check_test_sets(cfg.DATASETS.TEST)
         _freeze_and_record(cfg, args)

@@ -83,6 +83,15 @@ def test_adamw_follows_detectron2s_options_for_norms_and_biases(tmp_path, tiny):
         engine.main(arguments(*wrong))
 
 
+@pytest.mark.parametrize(
+    "value, said", [("half", "is 'half', expected one of fp32, bf16"), ("fp16", "fp16 does not")]
+)
+def test_a_wrong_precision_of_evaluation_is_named_before_training(tmp_path, tiny, value, said):
+    words = tiny_overrides(tmp_path / "output", **{"TEST.PRECISION": value})
+    with pytest.raises(ValueError, match=f"TEST.PRECISION {said}"):
+        engine.prepare(arguments(*words))
+
+
 def test_resume_continues_where_it_stopped(tmp_path, tiny, caplog):
     output = tmp_path / "output"
     engine.main(arguments("--skip-test", *tiny_overrides(output)))
