@@ -370,7 +370,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", metavar="FILE", default="side_by_side.json")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of whole models")
     parser.add_argument("--batch", type=int, default=2, help="of the training step")
     parser.add_argument("--size", type=_size, default=(512, 640), help="of whole models' images")
@@ -382,10 +382,10 @@ def main() -> None:
     models = build(args.device)
     table = []
 
-    def add(title: str, runs: dict[str, Callable], count: int, memory: bool = False) -> None:
+    def add(title: str, runs: dict[str, Callable], count: int) -> None:
         seconds = measure(runs, count, args.device)
         row = {"work": title, **seconds, "ratio": seconds["fcos_d2"] / _best(seconds)}
-        if memory and args.device == "cpu":
+        if args.device == "cpu" and Path("/proc/self/clear_refs").exists():
             row["peak MiB"] = {name: peak_mib(run) for name, run in runs.items()}
             mebibytes = row["peak MiB"]
             row["memory ratio"] = mebibytes["fcos_d2"] / min(mebibytes[n] for n in NAMES[1:])
@@ -398,7 +398,7 @@ def main() -> None:
         if "losses" in args.only:
             for count in (7, 50, 300, 1000):
                 runs = loss_runs(models, count, args.device)
-                add(f"losses and backward, {count} boxes", runs, args.runs, memory=True)
+                add(f"losses and backward, {count} boxes", runs, args.runs)
         live(models)
         if "postprocess" in args.only:
             for dense in (False, True):
@@ -410,18 +410,27 @@ def main() -> None:
                 add(f"inference, batch {images}", runs, max(3, args.runs // 2))
         if "training" in args.only:
             runs = training_runs(models, args)
-            add(f"training step, {args.batch} images", runs, max(3, args.runs // 2), memory=True)
+            add(f"training step, {args.batch} images", runs, max(3, args.runs // 2))
     shown = []
     for row in table:
         memory = row.get("memory ratio")
         shown.append([row["work"], *(1000 * row[n] for n in NAMES), row["ratio"], memory])
         shown += [[n, 1000 * t, "", "", t / _best(row)] for n, t in row.items() if n[0] == "("]
-    print(f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
-    print(f"torch {torch.__version__}; milliseconds, medians; ratio to the better of the others\n")
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": args.precision,
+    }
+    if args.device.startswith("cuda"):
+        machine["GPU"] = torch.cuda.get_device_name(args.device)
+    print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
+    print("milliseconds, medians; ratio to the better of the others\n")
     headers = ("work", *NAMES, "ratio", "memory ratio")
     print(tabulate(shown, headers=headers, floatfmt=("", ".1f", ".1f", ".1f", ".2f", ".2f")))
-    if args.json:
-        Path(args.json).write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+    report = {"machine": machine, "rows": table}
+    Path(args.json).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    print(f"\nwritten to {args.json}")
 
 
 if __name__ == "__main__":
