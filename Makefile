@@ -15,7 +15,7 @@ help:
 	@echo "make quickstart  train and test a small model on the CPU; ARGS=... are passed on"
 	@echo "make test        run the tests; ARGS='-k name' and the like are passed to pytest"
 	@echo "make test-slow   run the slow tests, which the above leaves out"
-	@echo "make benchmark   time fcos_d2 beside torchvision's and detectron2's FCOS; about 5 minutes"
+	@echo "make benchmark   time fcos_d2 beside torchvision's and detectron2's FCOS; about 6 minutes"
 	@echo "make lint        check style and formatting"
 	@echo "make wheel       build dist/fcos_d2-*-py3-none-any.whl"
 	@echo "make clean       remove build/, dist/ and caches, but not .venv"

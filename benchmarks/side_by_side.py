@@ -36,6 +36,7 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
 import fcos_d2
+from fcos_d2.benchmark import parse_size
 from fcos_d2.modeling.folding import fold_detector
 from fcos_d2.precision import PRECISIONS, autocast
 
@@ -142,7 +143,7 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
 
     mine = as_our_head_does(outputs, ours)
     # torchvision's heads flatten and concatenate.
-    joined = [[torch.cat(rows(part), dim=1)] for part in outputs]
+    joined = [torch.cat(rows(part), dim=1) for part in outputs]
 
     def leaves(parts):
         return [[x.detach().requires_grad_() for x in part] for part in parts]
@@ -152,7 +153,7 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
         sum(ours.losses(*predictions, locations, instances).values()).backward()
 
     def run_torchvision():
-        logits, distances, quality = (part[0] for part in leaves(joined))
+        [[logits, distances, quality]] = leaves([joined])
         head = {"cls_logits": logits, "bbox_regression": distances, "bbox_ctrness": quality}
         sizes = [f.shape[2] * f.shape[3] for f in features]
         losses = torchvision.compute_loss(targets, head, torchvision_anchors, sizes)
@@ -356,11 +357,6 @@ def _best(seconds: dict[str, float]) -> float:
     return min(seconds[name] for name in NAMES[1:])
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, width = text.split("x")
-    return int(height), int(width)
-
-
 def _synchronise(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
@@ -373,7 +369,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", default="side_by_side.json")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of whole models")
     parser.add_argument("--batch", type=int, default=2, help="of the training step")
-    parser.add_argument("--size", type=_size, default=(512, 640), help="of whole models' images")
+    parser.add_argument(
+        "--size", type=parse_size, default=(512, 640), help="of whole models' images"
+    )
     parser.add_argument("--compile", action="store_true", help="also ours with torch.compile")
     groups = ("losses", "postprocess", "inference", "training")
     parser.add_argument("--only", nargs="+", choices=groups, default=groups)

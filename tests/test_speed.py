@@ -41,6 +41,14 @@ def assert_close(a, b, tolerance=1e-6):
     assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6)
 
 
+def assert_same_step(found, expected):
+    """Losses and gradients."""
+    for values, others in zip(found, expected, strict=True):
+        assert values.keys() == others.keys()
+        for name in values:
+            assert_close(values[name], others[name])
+
+
 @pytest.mark.parametrize(
     "switches",
     [
@@ -53,25 +61,15 @@ def test_losses_and_gradients_do_not_depend_on_the_switches(switches):
     plain = model_of("MODEL.FCOS.MEMORY_FORMAT", "contiguous", "MODEL.FCOS.FOLD_NORMS", False)
     fast = model_of(*switches)
     fast.load_state_dict(plain.state_dict())
-    (losses, gradients), (fast_losses, fast_gradients) = map(losses_and_gradients, (plain, fast))
-    for name in losses:
-        assert_close(fast_losses[name], losses[name])
-    assert gradients.keys() == fast_gradients.keys()
-    for name in gradients:
-        assert_close(fast_gradients[name], gradients[name])
+    assert_same_step(losses_and_gradients(fast), losses_and_gradients(plain))
 
 
 def test_pairs_masked_for_a_gpu_give_the_losses_of_those_that_count(monkeypatch):
     plain = model_of()
     masked = copy.deepcopy(plain)
-    losses, gradients = losses_and_gradients(plain)
+    expected = losses_and_gradients(plain)
     monkeypatch.setattr(Matches, "owned", lambda matches: matches)
-    masked_losses, masked_gradients = losses_and_gradients(masked)
-    for name in losses:
-        assert_close(masked_losses[name], losses[name])
-    assert gradients.keys() == masked_gradients.keys()
-    for name in gradients:
-        assert_close(masked_gradients[name], gradients[name])
+    assert_same_step(losses_and_gradients(masked), expected)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +212,12 @@ def test_the_fused_optimizer_takes_the_same_step():
         assert_close(b, a)
 
 
-def test_evaluation_in_bf16_is_close():
+def test_evaluation_in_bf16_is_close_and_a_wrong_precision_is_named():
     model = model_of().float().eval()
     batch = inputs([1])
     with torch.autocast("cpu", torch.bfloat16):
         found = maps_of(model, batch)
     for a, b in zip(found, maps_of(model, batch), strict=True):
         assert_close(a.float(), b, 0.05)
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        FCOSTrainer.test(small_cfg("TEST.PRECISION", "half"), model)
