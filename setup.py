@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent
 README = ROOT / "README.md"
 # Read, not imported: importing needs torch and detectron2.
 VERSION = re.search(
-    r'^__version__ = "(.+)"', (ROOT / "fcos_d2" / "__init__.py").read_text("utf-8"), re.MULTILINE
+    r'^__version__ = "(.+)"', (ROOT / "fcos_d2" / "version.py").read_text("utf-8"), re.MULTILINE
 ).group(1)
 
 EXTRAS = {

@@ -18,8 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from fcos_d2 import Predictor
+from fcos_d2.export.metadata import read_sidecar
 from fcos_d2.export.runtime import load_exported, pad_batch
-from fcos_d2.export.sidecar import read_sidecar
 
 
 def average_precision(ground_truth: COCO, detections: list[dict]) -> tuple[float, float]:

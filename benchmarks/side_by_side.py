@@ -36,9 +36,9 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList as TorchvisionImages
 
 import fcos_d2
-from fcos_d2.benchmark import parse_size
-from fcos_d2.modeling.folding import fold_detector
-from fcos_d2.precision import PRECISIONS, autocast
+from fcos_d2.inference.benchmark import parse_size
+from fcos_d2.modeling.speed import fold_detector
+from fcos_d2.utils.device import PRECISIONS, autocast
 
 NAMES = ("fcos_d2", "torchvision", "detectron2")
 STRIDES = (8, 16, 32, 64, 128)

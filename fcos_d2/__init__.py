@@ -1,7 +1,5 @@
 """FCOS for Detectron2. Importing this package registers its models, backbones and data sets."""
 
-__version__ = "0.1.0"
-
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
@@ -16,18 +14,19 @@ except ImportError as error:
         'print(sysconfig.get_paths()["purelib"])\')" -r requirements/detectron2.txt'
     ) from error
 
-from .config import add_fcos_config, get_cfg
-from .data.catalog import register_datasets
-from .detections import Detections
-from .model_zoo import get_config_file
+from .config import add_fcos_config, get_cfg, get_config_file
+from .data.datasets.builtin import register_datasets
+from .inference.detections import Detections
+from .inference.predictor import Predictor
 from .modeling import FCOS, FCOSHead
-from .predictor import Predictor
+from .version import __version__
 
 __all__ = [
     "FCOS",
     "Detections",
     "FCOSHead",
     "Predictor",
+    "__version__",
     "add_fcos_config",
     "get_cfg",
     "get_config_file",

@@ -236,7 +236,7 @@ def _words(text: str) -> list[str]:
 def _quickstart(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from .quickstart import run_quickstart
+    from .quickstart.run import run_quickstart
 
     try:
         result = run_quickstart(args.opts, say=lambda text: print(f"\n== {text}", flush=True))
@@ -281,7 +281,7 @@ Evaluate it:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from .engine.curves import plot_curves
+    from .evaluation.curves import plot_curves
 
     picture = args.output or os.path.join(args.folder, "curves.png")
     try:
@@ -293,8 +293,8 @@ def _plot(args: argparse.Namespace) -> int:
 
 
 def _fetch_weights(args: argparse.Namespace) -> int:
-    from .data.catalog import dataset_root
-    from .data.pretrained import prepare_efficientnet_lite0
+    from .data.datasets.builtin import dataset_root
+    from .quickstart.pretrained import prepare_efficientnet_lite0
 
     try:
         print(prepare_efficientnet_lite0(dataset_root()))
@@ -307,7 +307,7 @@ def _detect(args: argparse.Namespace) -> int:
     """0: all is well. 1: some files failed. 2: none was of use, or wrong arguments. 130: Ctrl-C."""
     from tqdm import tqdm
 
-    from .detect import detect_files
+    from .detect.run import detect_files
 
     terminal = sys.stderr.isatty()
     with tqdm(unit=" images", disable=not terminal) as bar:
@@ -360,7 +360,7 @@ def _detect(args: argparse.Namespace) -> int:
 def _benchmark(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from .benchmark import format_report, parse_size, run_benchmark
+    from .inference.benchmark import format_report, parse_size, run_benchmark
 
     try:
         with tqdm(unit=" rounds", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -392,9 +392,9 @@ def _benchmark(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     """0: all is well. 1: the file differs from PyTorch. 2: nothing was exported."""
-    from . import Predictor
-    from .export import export_int8, export_model
     from .export.check import check_export, differences_table
+    from .export.run import export_int8, export_model
+    from .inference.predictor import Predictor
 
     try:
         if args.int8 and args.format != "onnx":
@@ -422,9 +422,14 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from .doctor import report
+    from .config import config_folder
+    from .utils.doctor import report
+    from .version import __version__
 
-    text, problems = report()
+    package = os.path.dirname(os.path.abspath(__file__))
+    text, problems = report(
+        {"fcos_d2": f"{__version__}, {package}", "configs": str(config_folder())}
+    )
     print(text)
     for problem in problems:
         print(f"problem: {problem}")
@@ -432,16 +437,16 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _configs(args: argparse.Namespace) -> int:
-    from .model_zoo import list_configs
+    from .config import list_configs
 
     print("\n".join(list_configs()))
     return 0
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    from .data.check import check_dataset
-    from .data.input_rule import input_rule
-    from .data.report import class_table, findings_table, save_pictures
+    from .data.check.dataset import check_dataset
+    from .data.check.learnable import input_rule
+    from .data.check.report import class_table, findings_table, save_pictures
 
     try:
         train, val = _data_sets(args)
@@ -464,9 +469,9 @@ def _data_sets(args: argparse.Namespace) -> tuple:
         ValueError: for arguments that do not go together; FileNotFoundError and ValueError for
             files that cannot be used.
     """
-    from .data.coco import load_coco
-    from .data.voc import read_voc
-    from .data.yolo import read_yolo
+    from .data.datasets.coco import load_coco
+    from .data.datasets.voc import read_voc
+    from .data.datasets.yolo import read_yolo
 
     coco = args.json is not None
     for given, needed, partner in (

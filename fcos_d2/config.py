@@ -3,13 +3,23 @@
 import contextlib
 import dataclasses
 import difflib
+import os
+from pathlib import Path
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .modeling.compat import Compat
 
-__all__ = ["FCOSCfgNode", "add_fcos_config", "get_cfg", "has_key"]
+__all__ = [
+    "FCOSCfgNode",
+    "add_fcos_config",
+    "config_folder",
+    "get_cfg",
+    "get_config_file",
+    "has_key",
+    "list_configs",
+]
 
 
 def add_fcos_config(cfg: CN) -> None:
@@ -214,6 +224,43 @@ def _add_timm(cfg: CN) -> None:
     timm.NORM = "FrozenBN"
     # VoVNets as AdelaiDet has them, with channel attention in every block.
     timm.ESE_IN_EVERY_BLOCK = False
+
+
+def config_folder() -> Path:
+    """``configs/`` inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> list[str]:
+    """Names that :func:`get_config_file` takes, relative to the configs folder, without bases."""
+    root = config_folder()
+    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("Base-"))
+    return sorted(path.relative_to(root).as_posix() for path in paths)
+
+
+def get_config_file(name: str) -> str:
+    """Path of a config, from any working folder.
+
+    Args:
+        name: a name of :func:`list_configs`, such as "fcos_R_50_FPN_1x.yaml" (a leading
+            "configs/" is ignored), or the path of an existing file, which wins.
+
+    Raises:
+        FileNotFoundError: naming the nearest known config.
+    """
+    if os.path.isfile(name):
+        return os.path.abspath(name)
+    inside = config_folder() / name.removeprefix("configs/")
+    if inside.is_file():
+        return str(inside)
+    known = list_configs()
+    near = difflib.get_close_matches(name.removeprefix("configs/"), known, n=3)
+    raise FileNotFoundError(
+        f"no config file {name!r}, neither on disk nor in the package; "
+        f"{'nearest: ' + ', '.join(near) if near else 'known: ' + ', '.join(known)}"
+    )
 
 
 def _all_keys(cfg: CN, prefix: str = "") -> list[str]:

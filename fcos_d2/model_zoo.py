@@ -1,49 +1,13 @@
-"""The configs that travel with the package, and the published weights that fit them."""
+"""Models of the configs that travel with the package, with their published weights."""
 
-import difflib
-import os
-from pathlib import Path
+import torch
+from detectron2.modeling import build_model
 
-from .published import PUBLISHED
+from .checkpoint import FCOSCheckpointer
+from .checkpoint.published import PUBLISHED
+from .config import get_cfg, get_config_file
 
-__all__ = ["config_folder", "get", "get_config_file", "list_configs", "weights_url"]
-
-
-def config_folder() -> Path:
-    """``configs/`` inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def list_configs() -> list[str]:
-    """Names that :func:`get_config_file` takes, relative to the configs folder, without bases."""
-    root = config_folder()
-    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("Base-"))
-    return sorted(path.relative_to(root).as_posix() for path in paths)
-
-
-def get_config_file(name: str) -> str:
-    """Path of a config, from any working folder.
-
-    Args:
-        name: a name of :func:`list_configs`, such as "fcos_R_50_FPN_1x.yaml" (a leading
-            "configs/" is ignored), or the path of an existing file, which wins.
-
-    Raises:
-        FileNotFoundError: naming the nearest known config.
-    """
-    if os.path.isfile(name):
-        return os.path.abspath(name)
-    inside = config_folder() / name.removeprefix("configs/")
-    if inside.is_file():
-        return str(inside)
-    known = list_configs()
-    near = difflib.get_close_matches(name.removeprefix("configs/"), known, n=3)
-    raise FileNotFoundError(
-        f"no config file {name!r}, neither on disk nor in the package; "
-        f"{'nearest: ' + ', '.join(near) if near else 'known: ' + ', '.join(known)}"
-    )
+__all__ = ["get", "weights_url"]
 
 
 def weights_url(config: str) -> str:
@@ -79,12 +43,6 @@ def get(config: str, trained: bool = False, device: str | None = None):
         FileNotFoundError: for an unknown config.
         ValueError: if ``trained`` and no weights are known.
     """
-    import torch
-    from detectron2.modeling import build_model
-
-    from .checkpoint import FCOSCheckpointer
-    from .config import get_cfg
-
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(config))
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")

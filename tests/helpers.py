@@ -11,7 +11,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from fcos_d2.modeling.assignment import ltrb_distances
+from fcos_d2.modeling.assigners.center import ltrb_distances
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 from fcos_d2.modeling.postprocess import detect_images

@@ -8,8 +8,9 @@ from detectron2.modeling import build_model
 from engine.tiny import tiny_overrides
 
 import fcos_d2
-from fcos_d2 import benchmark, cli
-from fcos_d2.benchmark import format_report, parse_size, run_benchmark
+from fcos_d2 import cli
+from fcos_d2.inference import benchmark
+from fcos_d2.inference.benchmark import format_report, parse_size, run_benchmark
 from fcos_d2.modeling import FCOS
 
 PARTS = ("read", "network", "postprocess", "end_to_end")

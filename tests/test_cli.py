@@ -20,7 +20,7 @@ def test_module_and_command_are_the_same():
 
 
 def test_a_failed_quickstart_says_why_and_ends_with_status_1(monkeypatch, capsys):
-    from fcos_d2 import quickstart
+    from fcos_d2.quickstart import run as quickstart
 
     def fail(*args, **kwargs):
         raise RuntimeError("could not fetch the trees")
@@ -47,7 +47,7 @@ def test_plot_draws_the_curves_of_a_training(tmp_path, capsys):
 
 
 def test_fetch_weights_says_where_they_are_or_why_not(monkeypatch, capsys):
-    from fcos_d2.data import pretrained
+    from fcos_d2.quickstart import pretrained
 
     monkeypatch.setattr(pretrained, "prepare_efficientnet_lite0", lambda root: "there.pth")
     assert cli.main(["fetch-weights"]) == 0

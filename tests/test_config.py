@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 import fcos_d2
-from fcos_d2.config import add_fcos_config
-from fcos_d2.model_zoo import list_configs
+from fcos_d2.config import add_fcos_config, list_configs
 
 
 @pytest.mark.parametrize("name", list_configs())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from fcos_d2.detections import Detections, class_color
+from fcos_d2.inference.detections import Detections, class_color
 
 
 def two_detections():

@@ -3,7 +3,7 @@
 import pytest
 
 from fcos_d2 import cli
-from fcos_d2.doctor import installed_versions, known_problems
+from fcos_d2.utils.doctor import installed_versions, known_problems
 
 GOOD = {"torch": "2.11.0+cu130", "torchvision": "0.26.0", "detectron2": "0.7.2", "setuptools": "80"}
 

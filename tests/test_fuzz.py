@@ -13,10 +13,10 @@ from PIL import Image
 
 import fcos_d2
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer
-from fcos_d2.data.custom import register_custom
+from fcos_d2.data.datasets.custom import register_custom
 from fcos_d2.data.loader import training_records
 from fcos_d2.data.mapper import FCOSDatasetMapper
-from fcos_d2.engine.preflight import check_datasets
+from fcos_d2.engine.checks import check_datasets
 
 CASES = 200
 HELPFUL = (ValueError, FileNotFoundError, KeyError)

@@ -10,11 +10,11 @@ from engine.tiny import tiny_overrides
 from PIL import Image
 
 import fcos_d2
+from fcos_d2.checkpoint.published import PUBLISHED
 from fcos_d2.data.mapper import FCOSDatasetMapper
-from fcos_d2.detections import Detections
-from fcos_d2.model_folder import find_class_names
-from fcos_d2.predictor import Predictor
-from fcos_d2.published import PUBLISHED
+from fcos_d2.inference.detections import Detections
+from fcos_d2.inference.model_folder import find_class_names
+from fcos_d2.inference.predictor import Predictor
 
 RNG = np.random.default_rng(0)
 

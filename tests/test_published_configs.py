@@ -9,9 +9,9 @@ from helpers import ground_truth
 import fcos_d2
 from fcos_d2 import model_zoo
 from fcos_d2.checkpoint.convert import FORMATS
+from fcos_d2.checkpoint.published import PUBLISHED
 from fcos_d2.engine.trainer import FCOSTrainer
 from fcos_d2.modeling.compat import Compat
-from fcos_d2.published import PUBLISHED
 
 
 def config(name):

@@ -4,7 +4,7 @@ import sys
 import pytest
 from fvcore.common.registry import Registry
 
-from fcos_d2.modeling.registration import register
+from fcos_d2.utils.registry import register
 
 
 def run_python(code, cwd):

@@ -9,10 +9,10 @@ from test_model_interface import inputs, small_cfg
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcos_d2.engine.step import TrainStep
+from fcos_d2.engine.train_loop import TrainStep
 from fcos_d2.engine.trainer import FCOSTrainer
-from fcos_d2.modeling.assignment import Matches
-from fcos_d2.modeling.folding import FoldedConv2d, fold_detector
+from fcos_d2.modeling.assigners.center import Matches
+from fcos_d2.modeling.speed import FoldedConv2d, fold_detector
 
 
 def model_of(*overrides):

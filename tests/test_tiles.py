@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fcos_d2.detections import Detections
-from fcos_d2.predictor import Predictor, PreparedPicture
-from fcos_d2.tiles import cut_by_tile, merge_tiles, tile_windows
+from fcos_d2.inference.detections import Detections
+from fcos_d2.inference.predictor import Predictor, PreparedPicture
+from fcos_d2.inference.tiles import cut_by_tile, merge_tiles, tile_windows
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Print the tables of docs/model_zoo.md: ``python tools/model_zoo_table.py``."""
 
-from fcos_d2.published import PUBLISHED, Published
+from fcos_d2.checkpoint.published import PUBLISHED, Published
 
 TITLES = {
     "official": "Official FCOS",

@@ -13,7 +13,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from .convert import detect_format, fit_names, to_ours
 from .files import check_published_hash, read_checkpoint
-from .formats import RESNET_RULES, rename
+from .formats.format import RESNET_RULES, rename
 
 __all__ = ["BEST", "FCOSCheckpointer"]
 

@@ -13,12 +13,11 @@ from detectron2.modeling import build_model
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from ..config import FCOSCfgNode, get_cfg
-from ..model_zoo import get_config_file
-from ..published import PUBLISHED
-from . import adelaidet, detectron2, mmdet, official, torchvision
+from ..config import FCOSCfgNode, get_cfg, get_config_file
 from .files import read_checkpoint
-from .formats import Format, State, flatten
+from .formats import adelaidet, detectron2, mmdet, official, torchvision
+from .formats.format import Format, State, flatten
+from .published import PUBLISHED
 
 __all__ = [
     "FORMATS",

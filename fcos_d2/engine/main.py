@@ -12,15 +12,14 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import FCOSCheckpointer
-from ..config import get_cfg
-from ..data.custom import register_custom
+from ..config import get_cfg, get_config_file
+from ..data.datasets.custom import register_custom
 from ..data.loader import load_records, training_records
-from ..model_zoo import get_config_file
-from ..precision import check_precision
+from ..utils.device import check_precision
+from .checks import check_batch, check_datasets, class_names
 from .launch import launch
-from .preflight import check_batch, check_datasets, class_names
 from .schedule import apply_epochs, scale_to_batch
-from .startup import startup_block
+from .summary import startup_block
 from .trainer import FCOSTrainer
 
 __all__ = ["check_opts", "load_cfg", "main", "make_parser", "run", "setup"]

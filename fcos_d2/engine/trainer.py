@@ -20,13 +20,13 @@ from detectron2.utils import comm
 from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
+from ..evaluation.coco import FCOSEvaluator
 from ..modeling.fcos import FCOS
 from ..modeling.tta import FCOSWithTTA
-from ..precision import autocast
+from ..utils.device import autocast
 from .ema import EMA, UpdateEMA
-from .evaluator import FCOSEvaluator
-from .selection import BestCheckpoint, TrainingEnd, ValidationLoss
-from .step import TrainStep
+from .hooks import BestCheckpoint, TrainingEnd, ValidationLoss
+from .train_loop import TrainStep
 from .writers import DataTimeWarning, ProgressBar, WandbWriter
 
 __all__ = ["WHOLE_MODEL", "FCOSTrainer", "build_validation_loader"]

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ..data.images import Picture
-from ..predictor import Predictor
+from ..inference.predictor import Predictor
+from .metadata import read_sidecar
 from .runtime import load_exported, pad_batch
-from .sidecar import read_sidecar
 
 __all__ = ["Difference", "check_export", "compare_detections", "differences_table"]
 

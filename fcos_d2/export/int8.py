@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.images import PICTURE_SUFFIXES
-from ..predictor import Predictor
-from .formats import divisibility
+from ..inference.predictor import Predictor
 from .runtime import pad_batch
+from .save import divisibility
 
 __all__ = ["calibration_pictures", "quantize"]
 

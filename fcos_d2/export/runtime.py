@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .formats import OUTPUTS
+from .save import OUTPUTS
 
 __all__ = ["load_exported", "pad_batch"]
 

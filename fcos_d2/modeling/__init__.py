@@ -2,6 +2,7 @@
 
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from ..utils.registry import register
 from .backbone import (
     build_fcos_fpn_p3p7_backbone,
     build_fcos_resnet_fpn_p3p7_backbone,
@@ -9,7 +10,6 @@ from .backbone import (
 )
 from .fcos import FCOS
 from .head import FCOSHead
-from .registration import register
 
 __all__ = ["FCOS", "FCOSHead"]
 

@@ -16,17 +16,18 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from ..transfer import to_device
-from .assignment import Matches, assign_boxes, inside_any, ltrb_distances
+from ..utils.device import to_device
+from ..utils.visualize import training_picture
+from .assigners.center import Matches, assign_boxes, inside_any, ltrb_distances
+from .build import select_features
 from .compat import Compat
-from .features import select_features
-from .folding import fold_frozen_norms
 from .head import FCOSHead
 from .locations import Locations, make_locations, size_ranges
-from .losses import BOX_LOSSES, centerness_targets, ltrb_iou_loss, sigmoid_focal_loss
+from .losses.box import BOX_LOSSES, centerness_targets, ltrb_iou_loss
+from .losses.focal import sigmoid_focal_loss
 from .nms import NMS_TYPES
 from .postprocess import PostprocessOptions, detect_images, rescale_detections
-from .visualize import training_picture
+from .speed import fold_frozen_norms
 
 __all__ = ["FCOS"]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deform import ModulatedDeformConv
+from .backbone.deform import ModulatedDeformConv
 
 __all__ = ["FCOSHead", "PerLevelNorm", "Scale", "Tower"]
 

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from ..transfer import to_device
+from ..utils.device import to_device
 from .compat import Compat
 from .locations import Locations
 from .nms import suppress

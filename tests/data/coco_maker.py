@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from fcos_d2.data.coco import load_coco
-from fcos_d2.data.input_rule import InputRule
+from fcos_d2.data.check.learnable import InputRule
+from fcos_d2.data.datasets.coco import load_coco
 
 RULE = InputRule(min_size=0, max_size=1000)  # images as they are
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]

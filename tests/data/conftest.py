@@ -3,7 +3,7 @@ import logging
 import pytest
 from data.coco_maker import Maker
 
-from fcos_d2.data import fetch
+from fcos_d2.quickstart import fetch
 
 
 @pytest.fixture(autouse=True)

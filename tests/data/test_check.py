@@ -7,10 +7,10 @@ import pytest
 from data.coco_maker import CATEGORIES, RULE
 from PIL import Image
 
-from fcos_d2.data.check import check_dataset
-from fcos_d2.data.findings import KINDS
-from fcos_d2.data.input_rule import InputRule
-from fcos_d2.data.report import findings_table
+from fcos_d2.data.check.dataset import check_dataset
+from fcos_d2.data.check.findings import KINDS
+from fcos_d2.data.check.learnable import InputRule
+from fcos_d2.data.check.report import findings_table
 
 
 def texts(findings):

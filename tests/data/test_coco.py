@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fcos_d2.data.coco import coco_classes, load_coco
+from fcos_d2.data.datasets.coco import coco_classes, load_coco
 
 
 def coco(**changes):

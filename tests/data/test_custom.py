@@ -13,8 +13,8 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 import fcos_d2
-from fcos_d2.data import custom
-from fcos_d2.data.custom import register_custom
+from fcos_d2.data.datasets import custom
+from fcos_d2.data.datasets.custom import register_custom
 
 
 @pytest.fixture(autouse=True)

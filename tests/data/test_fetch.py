@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fcos_d2.data import fetch
-from fcos_d2.data.fetch import fetch_wheel, file_sha256
+from fcos_d2.quickstart import fetch
+from fcos_d2.quickstart.fetch import fetch_wheel
+from fcos_d2.utils.files import file_sha256
 
 REQUIREMENT = "some-trees==1.2"
 NAME = "some_trees-1.2-py3-none-any.whl"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fcos_d2.data.images import read_frames, read_rgb
+from fcos_d2.data.images import read_rgb
+from fcos_d2.detect.video import read_frames
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

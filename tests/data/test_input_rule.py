@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcos_d2.data.input_rule import InputRule, input_rule, unowned_boxes
+from fcos_d2.data.check.learnable import InputRule, input_rule, unowned_boxes
 
 
 def test_the_rule_is_that_of_the_config():

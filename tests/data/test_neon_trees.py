@@ -10,9 +10,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from fcos_d2.data import neon_trees
-from fcos_d2.data.fetch import Wheel
-from fcos_d2.data.neon_trees import prepare_neon_trees, register_neon_trees, tile_boxes
+from fcos_d2.data.datasets.builtin import register_neon_trees
+from fcos_d2.quickstart import neon_trees
+from fcos_d2.quickstart.fetch import Wheel
+from fcos_d2.quickstart.neon_trees import prepare_neon_trees, tile_boxes
 
 DATASETS = {"train": "images/train", "val": "images/val", "osbs": "images/osbs"}
 DATASETS["val_whole"] = "whole"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fcos_d2.data import pretrained
-from fcos_d2.data.fetch import Wheel
-from fcos_d2.data.neon_trees import prepare_neon_trees
-from fcos_d2.data.pretrained import map_in_order, prepare_efficientnet_lite0
+from fcos_d2.quickstart import pretrained
+from fcos_d2.quickstart.fetch import Wheel
+from fcos_d2.quickstart.neon_trees import prepare_neon_trees
+from fcos_d2.quickstart.pretrained import map_in_order, prepare_efficientnet_lite0
 
 NAMES = ["stem.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"]
 SHAPES = [(4, 3, 3, 3), (4,), (4,), (4,), (4,)]

@@ -4,8 +4,8 @@ import numpy as np
 from data.coco_maker import CATEGORIES, RULE
 from PIL import Image
 
-from fcos_d2.data.check import check_dataset
-from fcos_d2.data.report import class_table, findings_table, save_pictures
+from fcos_d2.data.check.dataset import check_dataset
+from fcos_d2.data.check.report import class_table, findings_table, save_pictures
 
 
 def test_counts_go_on_where_examples_end(train):

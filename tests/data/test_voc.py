@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from fcos_d2.data.voc import read_voc
+from fcos_d2.data.datasets.voc import read_voc
 
 XML = """<annotation>
   <size><width>40</width><height>30</height><depth>3</depth></size>

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from fcos_d2.data.yolo import read_yolo, yolo_sources
+from fcos_d2.data.datasets.yolo import read_yolo, yolo_sources
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from engine.tiny import tiny_overrides
 from PIL import Image
 
 import fcos_d2
-from fcos_d2.predictor import Predictor
+from fcos_d2.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from detect.photos import lines_of, run
 from detect.test_video import read_video
 
-from fcos_d2.sources import find_sources
+from fcos_d2.detect.sources import find_sources
 
 cv2 = pytest.importorskip("cv2")
 

@@ -9,10 +9,10 @@ from detect.photos import GOOD, contents, lines_of, noise, run
 from PIL import Image
 from pycocotools.coco import COCO
 
-from fcos_d2 import detect
-from fcos_d2.detect import run_detection
-from fcos_d2.predictor import Predictor
-from fcos_d2.sources import find_sources
+from fcos_d2.detect import run as detect
+from fcos_d2.detect.run import run_detection
+from fcos_d2.detect.sources import find_sources
+from fcos_d2.inference.predictor import Predictor
 
 
 def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_path, capsys):

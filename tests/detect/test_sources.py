@@ -1,7 +1,7 @@
 from detect.photos import GOOD, noise
 from PIL import Image
 
-from fcos_d2.sources import find_sources
+from fcos_d2.detect.sources import find_sources
 
 
 def test_a_folder_gives_its_pictures_and_with_recursive_those_below(photos):

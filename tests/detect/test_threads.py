@@ -1,4 +1,4 @@
-from fcos_d2.threads import ahead, threads
+from fcos_d2.detect.threads import ahead, threads
 
 
 def test_reading_runs_ahead_by_a_bounded_number():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from detect.photos import contents, lines_of, run
 
-from fcos_d2.detect import run_detection
-from fcos_d2.sources import find_sources
+from fcos_d2.detect.run import run_detection
+from fcos_d2.detect.sources import find_sources
 
 
 def write_video(path, frames=7, suffix="MJPG"):

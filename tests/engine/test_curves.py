@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from fcos_d2.engine.curves import plot_curves, read_metrics
+from fcos_d2.evaluation.curves import plot_curves, read_metrics
 
 
 def write(path, rows, tail=""):

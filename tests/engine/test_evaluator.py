@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine
-from fcos_d2.engine.evaluator import explain_low_ap
 from fcos_d2.engine.trainer import FCOSTrainer
+from fcos_d2.evaluation.coco import explain_low_ap
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ from tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine
 from fcos_d2.engine.ema import EMA
-from fcos_d2.engine.selection import validation_losses
+from fcos_d2.engine.hooks import validation_losses
 from fcos_d2.engine.trainer import FCOSTrainer
 
 

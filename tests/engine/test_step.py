@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import ground_truth, tiny_fcos
 
-from fcos_d2.engine.step import TrainStep, split_batch
+from fcos_d2.engine.train_loop import TrainStep, split_batch
 
 # No group norm: it refuses a single image whose coarsest map has one cell.
 HEAD = {"prior_distance": 2.0, "norm": ""}

@@ -13,11 +13,11 @@ from exported_models import make_predictor
 from PIL import Image
 
 from fcos_d2 import Predictor, cli
-from fcos_d2.export import export_model
 from fcos_d2.export.check import check_export, compare_detections, differences_table
 from fcos_d2.export.int8 import calibration_pictures
+from fcos_d2.export.metadata import read_sidecar
+from fcos_d2.export.run import export_model
 from fcos_d2.export.runtime import load_exported, pad_batch
-from fcos_d2.export.sidecar import read_sidecar
 
 ROOT = Path(__file__).resolve().parents[2]
 

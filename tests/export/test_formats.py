@@ -8,8 +8,8 @@ import torch
 from exported_models import TIMM, TWO_LEVELS, make_predictor, two_level_fcos
 
 from fcos_d2.export.check import compare_detections
-from fcos_d2.export.formats import OUTPUTS, divisibility, save_model, tensor_model
 from fcos_d2.export.runtime import load_exported
+from fcos_d2.export.save import OUTPUTS, divisibility, save_model, tensor_model
 
 SHAPES = [(1, 64, 64), (3, 96, 160), (1, 160, 96)]
 

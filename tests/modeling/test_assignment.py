@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
 
-from fcos_d2.modeling import assignment
-from fcos_d2.modeling.assignment import assign_boxes, assign_image
+from fcos_d2.modeling.assigners import center as assignment
+from fcos_d2.modeling.assigners.center import assign_boxes, assign_image
 from fcos_d2.modeling.locations import make_locations, size_ranges
 
 PUBLISHED = (64, 128, 256, 512)

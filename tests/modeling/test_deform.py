@@ -8,7 +8,7 @@ from torchvision.ops import deform_conv2d
 
 import fcos_d2
 from fcos_d2.modeling.backbone import build_fcos_resnet_fpn_p3p7_backbone
-from fcos_d2.modeling.deform import DeformBottleneckBlock, deform_stages, offsets_and_mask
+from fcos_d2.modeling.backbone.deform import DeformBottleneckBlock, deform_stages, offsets_and_mask
 
 
 def config(**resnets):

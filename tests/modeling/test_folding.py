@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fcos_d2.modeling.backbone import TimmBackbone
-from fcos_d2.modeling.folding import FoldedConv2d, fold_frozen_norms, fold_norms
+from fcos_d2.modeling.speed import FoldedConv2d, fold_frozen_norms, fold_norms
 
 
 def with_statistics(module, seed=0):

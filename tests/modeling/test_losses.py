@@ -5,12 +5,8 @@ import pytest
 import torch
 from helpers import one_hot_focal_loss
 
-from fcos_d2.modeling.losses import (
-    BOX_LOSSES,
-    centerness_targets,
-    ltrb_iou_loss,
-    sigmoid_focal_loss,
-)
+from fcos_d2.modeling.losses.box import BOX_LOSSES, centerness_targets, ltrb_iou_loss
+from fcos_d2.modeling.losses.focal import sigmoid_focal_loss
 
 
 def reference_box_loss(p, t, kind):

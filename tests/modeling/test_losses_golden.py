@@ -16,10 +16,11 @@ from helpers import (
     tiny_fcos,
 )
 
-from fcos_d2.modeling.assignment import ltrb_distances
+from fcos_d2.modeling.assigners.center import ltrb_distances
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
-from fcos_d2.modeling.losses import centerness_targets, sigmoid_focal_loss
+from fcos_d2.modeling.losses.box import centerness_targets
+from fcos_d2.modeling.losses.focal import sigmoid_focal_loss
 
 CASES = sorted(golden("losses"))
 OFFICIAL = [c for c in CASES if c.startswith("official")]

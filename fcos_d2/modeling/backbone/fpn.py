@@ -9,7 +9,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..deform import deform_stages
+from .deform import deform_stages
 from .timm import TimmBackbone
 
 __all__ = [

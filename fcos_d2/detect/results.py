@@ -1,0 +1,210 @@
+"""What a detection leaves in its folder, from which it can also go on after an interruption.
+
+``detections.jsonl`` is the state: a line is added when all else of a picture is on disk. The other
+files are made from it at the end.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..inference.detections import Detections
+from ..inference.predictor import Predictor
+from ..version import __version__
+from .sources import Source
+from .video import import_cv2
+
+__all__ = [
+    "VideoFile",
+    "drawn_name",
+    "keep_finished",
+    "options_key",
+    "save_picture",
+    "write_coco",
+    "write_csv",
+]
+
+# Formats of drawn pictures and videos; the name of another one gets the default's suffix added.
+_DRAWN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+_CSV_COLUMNS = "file frame width height x1 y1 x2 y2 score class_id class_name"
+
+
+def options_key(predictor: Predictor, class_ids: list[int] | None) -> str:
+    """Changes with whatever changes results: weights, config, threshold, precision, classes."""
+    model = predictor.cfg.MODEL.clone()
+    model.defrost()
+    model.WEIGHTS = model.DEVICE = ""
+    values = (
+        *(__version__, model.dump(), predictor.cfg.INPUT.dump(), predictor.class_names),
+        *(predictor.score_threshold, predictor.precision, class_ids),
+        *((predictor.tile, predictor.overlap) if predictor.tile else ()),
+    )
+    digest = hashlib.sha256(repr(values).encode())
+    for name, tensor in predictor.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def keep_finished(
+    path: Path, sources: Sequence[Source], options: str, drawn: Path | None
+) -> tuple[set[str], int]:
+    """Rewrite the lines: those of files that are done, in the order of the files.
+
+    Lines go that are cut off, of videos that are not complete, of other or changed files or other
+    options, or whose drawn picture is wanted and not there.
+
+    Returns:
+        Names of the files that are done, and how many whole lines went.
+    """
+    if not path.is_file():
+        return set(), 0
+    current = {source.name: source for source in sources}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    complete = set()
+    whole_lines = offset = 0
+    for raw, line in _read_lines(path):
+        name = line.get("file") if line else None
+        whole_lines += line is not None
+        if name in current and _still_holds(line, current[name], options, drawn):
+            spans.setdefault(name, []).append((offset, len(raw)))
+            if line.get("last_frame", True):
+                complete.add(name)
+        offset += len(raw)
+    kept = [spans[source.name] for source in sources if source.name in complete]
+    with _replacing(path, "wb") as new, open(path, "rb") as old:
+        for start, length in itertools.chain.from_iterable(kept):
+            old.seek(start)
+            new.write(old.read(length))
+    incomplete = sum(len(lines) for name, lines in spans.items() if name not in complete)
+    return complete, whole_lines - incomplete - sum(map(len, kept))
+
+
+def _still_holds(line: dict, source: Source, options: str, drawn: Path | None) -> bool:
+    then = (line.get("size"), line.get("mtime_ns"), line.get("options"))
+    unchanged = then == (source.size, source.mtime_ns, options)
+    if not line.get("last_frame", True):  # its video is drawn only at the end
+        return unchanged
+    return unchanged and (drawn is None or (drawn / drawn_name(source)).is_file())
+
+
+def _read_lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
+    """Each line as it is and as it reads; None for one that is cut off."""
+    with open(path, "rb") as file:
+        for raw in file:
+            try:
+                line = json.loads(raw) if raw.endswith(b"\n") else None
+            except ValueError:
+                line = None
+            yield raw, line if isinstance(line, dict) else None
+
+
+@contextmanager
+def _replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[Any]:
+    """A new file that takes the place of ``path`` once it is complete."""
+    part = path.with_name(path.name + ".part")
+    with open(part, mode, **options) as file:
+        yield file
+    os.replace(part, path)
+
+
+def drawn_name(source: Source) -> str:
+    """Name of the drawn picture or video, in a format that can be written."""
+    suffixes = tuple(_CODECS) if source.is_video else _DRAWN_SUFFIXES
+    default = ".mp4" if source.is_video else ".png"
+    return source.name if source.name.lower().endswith(suffixes) else source.name + default
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Save in the format of the suffix; makes the folder, raises OSError or ValueError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    picture.save(path, **options)
+
+
+class VideoFile:
+    """A video that gets its name once it is complete.
+
+    Args:
+        path: its suffix decides the codec.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float):
+        self.path, self.rate = path, rate
+        self.part = path.with_name(path.stem + ".part" + path.suffix)
+        self.writer = None
+        self.written = 0
+
+    def write(self, picture: Image.Image, is_last: bool, until: float = 0.0) -> None:
+        """Add a picture once, or as often as it takes to fill the time until so many seconds."""
+        cv2 = import_cv2()
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            codec = cv2.VideoWriter_fourcc(*_CODECS[self.path.suffix.lower()])
+            self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, picture.size)
+            if not self.writer.isOpened():
+                raise ValueError(f"OpenCV cannot write the video {self.path}; try --no-pictures")
+        bgr = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+        for _ in range(max(1, round(until * self.rate) - self.written)):
+            self.writer.write(bgr)
+            self.written += 1
+        if is_last:
+            self.writer.release()
+            os.replace(self.part, self.path)
+
+    def discard_part(self) -> None:
+        """Remove what is there of a video that was not completed."""
+        if self.writer is not None:
+            self.writer.release()
+        self.part.unlink(missing_ok=True)
+
+
+def write_coco(lines: Path, output: Path, predictor: Predictor) -> None:
+    """``detections.json``, COCO's results, and ``images.json``, what their ids mean."""
+    names = predictor.class_names
+    category_ids = predictor.category_ids or list(range(1, len(names) + 1))
+    categories = [{"id": i, "name": name} for i, name in zip(category_ids, names)]
+    with (
+        _replacing(output / "detections.json", encoding="utf-8") as results,
+        _replacing(output / "images.json", encoding="utf-8") as images,
+    ):
+        head = {"info": {}, "annotations": [], "categories": categories}
+        images.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
+        results.write("[")
+        results_before = images_before = ""
+        for image_id, (_, line) in enumerate(_read_lines(lines), start=1):
+            height, width = line["image_size"]
+            image = {"id": image_id, "file_name": line["file"], "width": width, "height": height}
+            if "frame" in line:
+                image["frame"] = line["frame"]
+            images.write(f"{images_before}\n{json.dumps(image, ensure_ascii=False)}")
+            images_before = ","
+            for result in Detections.from_dict(line).to_coco(image_id, category_ids):
+                results.write(f"{results_before}\n{json.dumps(result)}")
+                results_before = ","
+        images.write("\n]}\n")
+        results.write("\n]\n")
+
+
+def write_csv(lines: Path, path: Path) -> None:
+    """A row for each detection; ``frame`` is empty for pictures."""
+    with _replacing(path, newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_CSV_COLUMNS.split())
+        for _, line in _read_lines(lines):
+            height, width = line["image_size"]
+            for row in zip(line["boxes"], line["scores"], line["class_ids"], line["class_names"]):
+                box, *rest = row
+                writer.writerow([line["file"], line.get("frame", ""), width, height, *box, *rest])

@@ -1,0 +1,115 @@
+"""The JSON file beside an exported model: all that a user of it has to know."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+from ..inference.predictor import Predictor
+from ..version import __version__
+from .save import INPUTS, OUTPUTS, divisibility
+
+__all__ = ["FORMAT_VERSION", "describe", "read_sidecar", "sidecar_path", "write_sidecar"]
+
+FORMAT_VERSION = 1
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+
+
+def sidecar_path(exported: str | Path) -> Path:
+    """``model.json`` for ``model.onnx``."""
+    return Path(exported).with_suffix(".json")
+
+
+def describe(
+    predictor: Predictor, *, kind: str, flavour: str, min_score: float, source: str
+) -> dict:
+    """Values of the side-car.
+
+    Args:
+        predictor: whose model was exported.
+        kind, flavour: of the file.
+        min_score: lowest final score of the complete flavour.
+        source: where the model came from, for the reader only.
+    """
+    cfg, model = predictor.cfg, predictor.model
+    options, compat = model.postprocess, model.compat
+    sizes = {"classes": model.head.num_classes}
+    if options.max_detections >= 0:
+        most = options.topk_per_level * len(model.strides)
+        sizes["detections"] = min(options.max_detections, most)
+    return {
+        "format_version": FORMAT_VERSION,
+        "format": kind,
+        "flavour": flavour,
+        "class_names": predictor.class_names,
+        "category_ids": predictor.category_ids,
+        "inputs": _tensors(INPUTS, {}),
+        "outputs": _tensors(OUTPUTS[flavour], sizes),
+        "channel_order": cfg.INPUT.FORMAT,
+        "pixel_range": [0, 255],
+        "normalization_inside": True,
+        "pixel_mean": model.pixel_mean.flatten().tolist(),
+        "pixel_std": model.pixel_std.flatten().tolist(),
+        "resize": {
+            "min_size": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size": cfg.INPUT.MAX_SIZE_TEST,
+            "rule": "scale the shorter side to min_size, or less if the longer side would pass "
+            "max_size; sides are rounded half up; min_size 0 keeps the size",
+            "interpolation": "bilinear with antialiasing (Pillow's)",
+        },
+        "size_divisibility": divisibility(model.backbone),
+        "strides": list(model.strides),
+        "score": "class x quality probability" + ("" if compat.product_scores else ", its root"),
+        "score_threshold": options.score_threshold,
+        "min_score": min_score,
+        "nms_type": options.nms_type,
+        "nms_threshold": options.nms_threshold,
+        "topk_per_level": options.topk_per_level,
+        "max_detections": options.max_detections,
+        "added_to_x2_y2_after_scaling": int(compat.one_pixel_boxes),
+        "compat": {name: True for name, value in vars(compat).items() if value},
+        "source": source,
+        "versions": {"fcos_d2": __version__, **_versions()},
+    }
+
+
+def write_sidecar(exported: Path, values: dict) -> Path:
+    path = sidecar_path(exported)
+    path.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    return path
+
+
+def read_sidecar(exported: str | Path) -> dict:
+    """The side-car of an exported file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is of a later version than this code knows.
+    """
+    path = sidecar_path(exported)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} beside {exported}: `fcos-d2 export` writes both")
+    values = json.loads(path.read_text("utf-8"))
+    if values.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} is of format version {values.get('format_version')}, this fcos_d2 reads "
+            f"{FORMAT_VERSION}: export again"
+        )
+    return values
+
+
+def _tensors(tensors: dict, sizes: dict[str, int]) -> list[dict]:
+    """Names, types and shapes; a shape's names are free dimensions."""
+    return [
+        {"name": name, "dtype": dtype, "shape": [sizes.get(side, side) for side in shape]}
+        for name, (dtype, shape) in tensors.items()
+    ]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
