@@ -5,9 +5,9 @@ from detectron2.modeling import build_model
 
 from .checkpoint import FCOSCheckpointer
 from .checkpoint.published import PUBLISHED
-from .config import get_cfg, get_config_file
+from .config import config_folder, get_cfg, get_config_file, list_configs
 
-__all__ = ["get", "weights_url"]
+__all__ = ["config_folder", "get", "get_config_file", "list_configs", "weights_url"]
 
 
 def weights_url(config: str) -> str:

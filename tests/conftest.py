@@ -1,8 +1,13 @@
-"""Being here puts this folder on the path, so that every test can import ``helpers``."""
+"""Fixtures of all tests."""
+
+import logging
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from support.tiny import write_coco
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +15,32 @@ def seeded():
     """Random weights are the same in every run."""
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def log_reaches_caplog(monkeypatch):
+    # detectron2's setup_logger, called by other tests, may have cut it off.
+    monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
+
+
+@pytest.fixture
+def register():
+    """Registers COCO-format sets and forgets them after the test."""
+    names = []
+
+    def add(name, json_file, images):
+        register_coco_instances(name, {}, str(json_file), str(images))
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def tiny(tmp_path, register):
+    """A registered data set of four pictures and the categories 7, 3 and 90."""
+    path = write_coco(tmp_path / "data")
+    return register("tiny", path, tmp_path / "data" / "images")

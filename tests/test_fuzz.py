@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from helpers import tiny_fcos
 from PIL import Image
+from support.helpers import tiny_fcos
 
 import fcos_d2
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer

@@ -4,8 +4,8 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
-from helpers import tiny_fcos
-from recipes import key_lists
+from support.helpers import tiny_fcos
+from support.recipes import key_lists
 
 import fcos_d2
 from fcos_d2 import cli

@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from helpers import check_same, error, flat, golden, ground_truth
-from recipes import hashed_recipe, key_lists, sorted_recipe
+from support.helpers import check_same, error, flat, golden, ground_truth
+from support.recipes import hashed_recipe, key_lists, sorted_recipe
 from torchvision.ops import batched_nms
 
 import fcos_d2

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
-from helpers import ground_truth, tiny_fcos
 from PIL import Image
+from support.helpers import ground_truth, tiny_fcos
 
 import fcos_d2
 from fcos_d2.data.mapper import FCOSDatasetMapper

@@ -3,10 +3,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from detect.photos import noise
 from detectron2.modeling import build_model
-from engine.tiny import tiny_overrides
 from PIL import Image
+from support.photos import noise
+from support.tiny import tiny_overrides
 
 import fcos_d2
 from fcos_d2.inference.predictor import Predictor

@@ -7,8 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from detect.photos import lines_of, run
-from detect.test_video import read_video
+from support.photos import lines_of, read_video, run
 
 from fcos_d2.detect.sources import find_sources
 

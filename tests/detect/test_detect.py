@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from detect.photos import GOOD, contents, lines_of, noise, run
 from PIL import Image
 from pycocotools.coco import COCO
+from support.photos import GOOD, contents, lines_of, noise, run
 
 from fcos_d2.detect import run as detect
 from fcos_d2.detect.run import run_detection

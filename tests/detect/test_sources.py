@@ -1,5 +1,5 @@
-from detect.photos import GOOD, noise
 from PIL import Image
+from support.photos import GOOD, noise
 
 from fcos_d2.detect.sources import find_sources
 

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from detect.photos import contents, lines_of, run
+from support.photos import contents, lines_of, read_video, run
 
 from fcos_d2.detect.run import run_detection
 from fcos_d2.detect.sources import find_sources
@@ -15,15 +15,6 @@ def write_video(path, frames=7, suffix="MJPG"):
     for i in range(frames):
         video.write(np.full((48, 64, 3), 30 * i, np.uint8))
     video.release()
-
-
-def read_video(path):
-    cv2 = pytest.importorskip("cv2")
-    video = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := video.read())[0]:
-        frames.append(read[1])
-    return frames, video.get(cv2.CAP_PROP_FPS)
 
 
 def test_a_video_gives_a_line_for_each_frame_and_a_drawn_video(photos, model, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from tiny import tiny_overrides, write_coco
+from support.tiny import tiny_overrides, write_coco
 
 from fcos_d2.engine import main as engine
 from fcos_d2.engine.trainer import FCOSTrainer

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tiny import tiny_overrides, write_coco
+from support.tiny import tiny_overrides, write_coco
 
 from fcos_d2.engine import main as engine
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers import ground_truth, tiny_fcos
-from tiny import tiny_overrides, write_coco
+from support.helpers import ground_truth, tiny_fcos
+from support.tiny import tiny_overrides, write_coco
 
 from fcos_d2.engine import main as engine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_overrides, write_coco
+from support.tiny import tiny_overrides, write_coco
 
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer
 from fcos_d2.engine import main as engine

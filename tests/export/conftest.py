@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_models import make_predictor
 from PIL import Image
+from support.exported_models import make_predictor
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_models import make_predictor
 from PIL import Image
+from support.exported_models import make_predictor
 
 from fcos_d2 import Predictor, cli
 from fcos_d2.export.check import check_export, compare_detections, differences_table

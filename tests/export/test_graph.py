@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from exported_models import two_level_fcos
-from helpers import check_same
+from support.exported_models import two_level_fcos
+from support.helpers import check_same
 
 from fcos_d2.export.graph import CompleteModel
 from fcos_d2.export.nms import nms_mask, nms_mask_operator

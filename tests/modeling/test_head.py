@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from helpers import TinyBackbone, ground_truth, tiny_fcos
+from support.helpers import TinyBackbone, ground_truth, tiny_fcos
 from torch import nn
 
 from fcos_d2.modeling.fcos import FCOS

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import STRIDES, error, flat, golden
+from support.helpers import STRIDES, error, flat, golden
 
 from fcos_d2.modeling.head import FCOSHead
 

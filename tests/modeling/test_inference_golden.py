@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from helpers import STRIDES, check_same, detect_one, golden, level_shapes
+from support.helpers import STRIDES, check_same, detect_one, golden, level_shapes
 from torchvision.ops import batched_nms
 
 from fcos_d2.modeling.compat import Compat

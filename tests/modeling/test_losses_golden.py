@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers import (
+from support.helpers import (
     STRIDES,
     error,
     golden,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import (
+from support.helpers import (
     STRIDES,
     check_same,
     detect_one,

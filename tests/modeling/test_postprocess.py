@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from helpers import detect_one, maps
+from support.helpers import detect_one, maps
 from torchvision.ops import box_iou
 
 from fcos_d2.modeling.compat import Compat

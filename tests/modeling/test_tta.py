@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import check_same, tiny_fcos
+from support.helpers import check_same, tiny_fcos
 from torch import nn
 
 import fcos_d2

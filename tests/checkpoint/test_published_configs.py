@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
-from helpers import ground_truth
+from support.helpers import ground_truth
 
 import fcos_d2
 from fcos_d2 import model_zoo

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from detectron2.modeling import build_model
-from engine.tiny import tiny_overrides
+from support.tiny import tiny_overrides
 
 import fcos_d2
 from fcos_d2 import cli

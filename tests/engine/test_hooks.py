@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from helpers import ground_truth, tiny_fcos
-from tiny import tiny_overrides
+from support.helpers import ground_truth, tiny_fcos
+from support.tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine
 from fcos_d2.engine.ema import EMA

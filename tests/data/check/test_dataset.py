@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from data.coco_maker import CATEGORIES, RULE
 from PIL import Image
+from support.coco_maker import CATEGORIES, RULE
 
 from fcos_d2.data.check.dataset import check_dataset
 from fcos_d2.data.check.findings import KINDS

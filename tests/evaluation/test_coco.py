@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
-from tiny import tiny_overrides
+from support.tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine
 from fcos_d2.engine.trainer import FCOSTrainer

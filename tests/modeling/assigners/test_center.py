@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
+from support.helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
 
 from fcos_d2.modeling.assigners import center as assignment
 from fcos_d2.modeling.assigners.center import assign_boxes, assign_image

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import ground_truth, tiny_fcos
+from support.helpers import ground_truth, tiny_fcos
 
 from fcos_d2.engine.train_loop import TrainStep, split_batch
 

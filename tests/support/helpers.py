@@ -16,7 +16,7 @@ from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 from fcos_d2.modeling.postprocess import detect_images
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 STRIDES = [8, 16, 32, 64, 128]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-_KEYS = Path(__file__).parent / "golden" / "keys.json.gz"
+_KEYS = Path(__file__).parents[1] / "golden" / "keys.json.gz"
 
 
 def key_lists():

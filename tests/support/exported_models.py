@@ -2,13 +2,13 @@
 
 import torch
 from detectron2.modeling import build_model
-from engine.tiny import tiny_overrides
-from helpers import TinyBackbone
 
 import fcos_d2
 from fcos_d2 import Predictor
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
+from support.helpers import TinyBackbone
+from support.tiny import tiny_overrides
 
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {

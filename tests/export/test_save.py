@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported_models import TIMM, TWO_LEVELS, make_predictor, two_level_fcos
+from support.exported_models import TIMM, TWO_LEVELS, make_predictor, two_level_fcos
 
 from fcos_d2.export.check import compare_detections
 from fcos_d2.export.runtime import load_exported

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from detectron2.modeling import build_model
-from test_model_interface import inputs, small_cfg
+from support.inputs import inputs, small_cfg
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from fcos_d2 import cli
 
@@ -28,3 +29,12 @@ def contents(output):
     """All files below a folder, by name."""
     files = (path for path in output.rglob("*") if path.is_file())
     return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
+
+
+def read_video(path):
+    cv2 = pytest.importorskip("cv2")
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := video.read())[0]:
+        frames.append(read[1])
+    return frames, video.get(cv2.CAP_PROP_FPS)

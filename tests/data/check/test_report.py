@@ -1,8 +1,8 @@
 """Findings as tables and pictures."""
 
 import numpy as np
-from data.coco_maker import CATEGORIES, RULE
 from PIL import Image
+from support.coco_maker import CATEGORIES, RULE
 
 from fcos_d2.data.check.dataset import check_dataset
 from fcos_d2.data.check.report import class_table, findings_table, save_pictures

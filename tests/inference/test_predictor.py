@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from engine.tiny import tiny_overrides
 from PIL import Image
+from support.tiny import tiny_overrides
 
 import fcos_d2
 from fcos_d2.checkpoint.published import PUBLISHED
