@@ -5,35 +5,70 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["PRECISIONS", "HostCopy", "autocast", "check_precision", "choose_device", "to_device"]
+__all__ = [
+    "PRECISIONS",
+    "HostCopy",
+    "autocast",
+    "check_precision",
+    "choose_device",
+    "parse_precision",
+    "to_device",
+]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Spellings of the precisions; the first of each is the name used in messages and results.
+_SPELLINGS = {
+    "fp32": ("fp32", "float32", "float"),
+    "bf16": ("bf16", "bfloat16"),
+    "fp16": ("fp16", "float16", "half"),
+}
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = tuple(_SPELLINGS)
+
+
+def parse_precision(text: str, key: str = "precision") -> str:
+    """Canonical name of a precision: "fp32", "bf16" or "fp16".
+
+    Args:
+        text: any spelling: fp32, float32, float, bf16, bfloat16, fp16, float16 or half.
+        key: name of the option, for the error message.
+
+    Raises:
+        ValueError: for an unknown spelling, naming the known ones.
+    """
+    for name, spellings in _SPELLINGS.items():
+        if text in spellings:
+            return name
+    known = ", ".join(" = ".join(spellings) for spellings in _SPELLINGS.values())
+    raise ValueError(f"{key} is {text!r}, expected one of {known}")
+
+
+def check_precision(precision: str, device: torch.device, key: str = "precision") -> str:
+    """Canonical name of a precision that ``device`` can compute in.
+
+    Raises:
+        ValueError: naming ``key``, for an unknown precision and for fp16 on a CPU.
+    """
+    precision = parse_precision(precision, key)
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError(f"{key} fp16 needs a GPU; on the CPU set it to bf16 or fp32")
+    return precision
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Within this, networks on ``device`` compute in ``precision``.
+    """Autocast context for ``precision`` on ``device``.
 
     Raises:
         ValueError: see :func:`check_precision`.
     """
-    check_precision(precision, device)
-    kind = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype=kind) if kind else nullcontext()
-
-
-def check_precision(precision: str, device: torch.device, key: str = "precision") -> None:
-    """Raises ValueError, which names ``key``, for an unknown precision and for fp16 on the CPU."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{key} is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError(f"{key} fp16 does not work on the CPU: take bf16 or fp32, or a GPU")
+    dtype = _DTYPES[check_precision(precision, device)]
+    return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or CUDA if it is there, else the CPU.
+    """The requested device; ``None`` chooses CUDA if it is available, else the CPU.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: for an unknown device, or a GPU that torch does not see.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "nearest", "replacing"]
+__all__ = ["IMAGE_SUFFIXES", "PART_SUFFIX", "file_sha256", "nearest", "replacing"]
+
+# Suffix of files that are not complete yet; a killed process leaves them behind.
+PART_SUFFIX = ".part"
 
 # Suffixes of image files, lower case; Pillow reads them all.
 IMAGE_SUFFIXES = (
@@ -39,7 +42,7 @@ def replacing(path: str | os.PathLike, mode: str = "w", **options: Any) -> Itera
     path = Path(path)
     # A name of its own, because several processes may write the same file; not from tempfile,
     # whose files only their owner may read.
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
     try:
         with open(part, mode, **options) as file:
             yield file
