@@ -68,10 +68,15 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.PRIOR_DISTANCE = 0.0
     # Centerness from the box tower (2020 paper) instead of the class tower (2019 paper).
     fcos.CENTERNESS_ON_REG = True
-    # Distances in strides and ReLU (2020 paper) instead of pixels and exp (2019 paper).
-    fcos.NORM_REG_TARGETS = True
+    # How the head represents a box: ltrb_relu (distances in strides and ReLU, 2020 paper) |
+    # ltrb_exp (distances in pixels and exp, 2019 paper).
+    fcos.BOX_REPRESENTATION = "ltrb_relu"
+    # Deprecated: True means ltrb_relu, False ltrb_exp; None leaves it to BOX_REPRESENTATION.
+    fcos.NORM_REG_TARGETS = None
 
-    # Learn only from locations within POS_RADIUS strides of a box's centre.
+    # Rule that decides which locations learn which boxes: fcos.
+    fcos.ASSIGNER = "fcos"
+    # Learn only from locations within POS_RADIUS strides of a box's center.
     fcos.CENTER_SAMPLE = True
     fcos.POS_RADIUS = 1.5
 
@@ -79,7 +84,8 @@ def add_fcos_config(cfg: CN) -> None:
     fcos.LOC_LOSS_TYPE = "giou"
     # What multiplies class scores: ctrness (also weighs the box loss) | iou.
     fcos.BOX_QUALITY = "ctrness"
-    # Focal loss.
+    # Class loss: focal (of LOSS_ALPHA and LOSS_GAMMA).
+    fcos.CLS_LOSS = "focal"
     fcos.LOSS_ALPHA = 0.25
     fcos.LOSS_GAMMA = 2.0
     fcos.LOSS_WEIGHT_CLS = 1.0

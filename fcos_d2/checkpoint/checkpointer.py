@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from ..modeling.build import conventions
+from ..modeling.fcos import FCOS
 from .convert import detect_format, fit_names, to_ours
 from .files import check_published_hash, read_checkpoint
 from .formats.format import RESNET_RULES, rename
@@ -139,7 +141,7 @@ class FCOSCheckpointer(DetectionCheckpointer):
         if form is None:
             return _as_whole_model(state, own)
         logger.info("Weights of %s: converting their names", form.name)
-        compat = getattr(self.model, "compat", form.compat)
+        compat = conventions(self.model) if isinstance(self.model, FCOS) else form.compat
         differing = [
             f"{field.name.upper()} {getattr(form.compat, field.name)}"
             for field in fields(form.compat)

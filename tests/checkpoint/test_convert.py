@@ -128,9 +128,9 @@ def test_an_official_config_of_ones_own_is_read(tmp_path, mobilenet, caplog):
     cfg.merge_from_file(made.config)
     fcos = cfg.MODEL.FCOS
     assert (fcos.NUM_CLASSES, fcos.CENTER_SAMPLE, fcos.POS_RADIUS) == (3, True, 1.5)
-    assert (fcos.LOC_LOSS_TYPE, fcos.NORM_REG_TARGETS, fcos.CENTERNESS_ON_REG) == (
+    assert (fcos.LOC_LOSS_TYPE, fcos.BOX_REPRESENTATION, fcos.CENTERNESS_ON_REG) == (
         "giou",
-        True,
+        "ltrb_relu",
         False,
     )
     assert fcos.INFERENCE_TH_TEST == fcos.INFERENCE_TH_TRAIN == 0.1

@@ -74,7 +74,7 @@ def train_worker(rank, folder, overrides):
     comm.create_local_process_group(2)
     register_coco_instances("half_empty", {}, f"{folder}/d/data.json", f"{folder}/d/images")
     words = ["--config-file", "fcos_R_50_FPN_1x.yaml", "--skip-test", *overrides]
-    trainer = engine.prepare(engine.make_parser().parse_args(words)).__self__
+    trainer = engine.make_trainer(engine.make_parser().parse_args(words))
     trainer.train()
     torch.save(copy.deepcopy(trainer.model.module.state_dict()), f"{folder}/rank{rank}.pth")
     dist.destroy_process_group()
