@@ -60,9 +60,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, options, dtype, order
     difference = torch.cat([(together[k] - alone[k]).flatten() for k in alone])
     assert difference.norm() < 1e-5 * torch.cat([g.flatten() for g in alone.values()]).norm()
     if dtype == torch.float64:  # in float32, sums that nearly cancel are only good to 1e-4
+        # A bias in front of a norm of one channel has no gradient but rounding.
+        rounding = 1e-15 * max(g.abs().max() for g in alone.values())
         for name, expected in alone.items():
             error = (together[name] - expected).abs().max()
-            assert error <= 1e-5 * expected.abs().max(), name
+            assert error <= max(1e-5 * expected.abs().max(), rounding), name
 
 
 def train_worker(rank, folder, overrides):
