@@ -1,4 +1,4 @@
-"""Every fault of a data set is found, and none where there is none."""
+"""Every fault of a dataset is found, and nothing else is reported."""
 
 import json
 
@@ -213,7 +213,7 @@ def test_images_and_classes_without_boxes(train):
     }
 
 
-def test_pictures_that_are_there_twice(train, val):
+def test_duplicate_images(train, val):
     train.image("copy.png", write=False)
     train.path("copy.png").write_bytes(train.path("a.png").read_bytes())
     val.image("other.jpg", size=(48, 64), write=False)

@@ -1,9 +1,9 @@
-"""YOLO to COCO, to the pixel, and what is said of files that are wrong."""
+"""YOLO to COCO, to the pixel, and the errors for wrong files."""
 
 import pytest
 from PIL import Image
 
-from fcos_d2.data.datasets.yolo import read_yolo, yolo_sources
+from fcos_d2.data.datasets.yolo import read_yolo, yolo_files
 
 
 @pytest.fixture
@@ -126,9 +126,9 @@ def test_yolo_refuses_images_that_all_lack_labels(yolo):
         read_yolo(yolo / "data.yaml", "train")
 
 
-def test_yolo_sources_are_the_yaml_the_images_and_their_labels(yolo):
+def test_yolo_files_are_the_yaml_the_images_and_their_labels(yolo):
     names = [
-        path.relative_to(yolo).as_posix() for path in yolo_sources(yolo / "data.yaml", "train")[1]
+        path.relative_to(yolo).as_posix() for path in yolo_files(yolo / "data.yaml", "train")[1]
     ]
     assert names[0] == "data.yaml"
     assert {"images/train/deep/c.png", "labels/train/b.txt"} < set(names)
