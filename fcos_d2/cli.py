@@ -251,7 +251,7 @@ def _quickstart(args: argparse.Namespace) -> int:
 model     {result.weights}
 config    {result.config}
 metrics   {result.metrics_file}
-picture   {result.picture}  (yellow: ground truth, cyan: detections)
+picture   {result.image}  (yellow: ground truth, cyan: detections)
 curves    {result.curves}
 
 Next, test it in another forest, in Florida instead of Yellowstone:
