@@ -77,7 +77,7 @@ def read_coco(home, dataset):
 
 
 def slow_tiles(boxes, size, tile, overlap, min_visible):
-    """What tile_boxes does, one window and one box at a time."""
+    """Reference for tile_boxes: one window and one box at a time."""
     starts = []
     for side in size:
         positions = [0]

@@ -64,7 +64,7 @@ def test_a_set_with_every_fault_at_once_shows_every_kind(train, val):
     train.box(77, (8, 8, 24, 20), category_id=55, id=0, area=None, ignore=1)
     train.content["categories"] = [*CATEGORIES, *[{"id": 3, "name": "dog"}] * 2]
     val.content["categories"] = [CATEGORIES[0], {"id": 9, "name": "dog"}]
-    # The same categories in another order cannot be here, too: their own test is below.
+    # category_order_differs excludes other kinds: see its test below.
     assert set(found(train, val)) == set(KINDS) - {"category_order_differs"}
 
 

@@ -34,11 +34,11 @@ def test_images_show_the_bad_boxes(train, tmp_path):
     train.box(2, (5, 5, float("nan"), 9))
     train.image("gone.png", write=False)
     findings = check_dataset(train.load(), rule=RULE)
-    assert save_images(findings, tmp_path / "pictures") == 3
-    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert save_images(findings, tmp_path / "images_with_boxes") == 3
+    names = sorted(path.name for path in (tmp_path / "images_with_boxes").iterdir())
     assert names == ["box_empty-01-a.png", "box_not_finite-01-b.png", "box_outside-01-b.png"]
     before = np.asarray(Image.open(train.path("a.png")))
-    after = np.asarray(Image.open(tmp_path / "pictures" / names[0]))
+    after = np.asarray(Image.open(tmp_path / "images_with_boxes" / names[0]))
     changed = np.argwhere((before != after).any(axis=2))
     assert (after[30, 30] == (0, 229, 255)).all()
     assert changed.min(0).tolist() >= [28, 28] and changed.max(0).tolist() <= [41, 37]

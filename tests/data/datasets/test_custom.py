@@ -39,7 +39,7 @@ def yolo(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "photos").mkdir()
     content = {
         "images": [{"id": 5, "file_name": "a.png", "width": 40, "height": 20}],
         "annotations": [
@@ -48,7 +48,7 @@ def coco(tmp_path):
         "categories": [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}],
     }
     (tmp_path / "train.json").write_text(json.dumps(content))
-    images = str(tmp_path / "pictures")
+    images = str(tmp_path / "photos")
     return {"name": "my_coco", "json": str(tmp_path / "train.json"), "images": images}
 
 
@@ -121,7 +121,7 @@ def test_specs_of_the_config_are_taken(coco, tmp_path):
 
 def test_relative_paths_are_relative_to_the_current_folder(coco, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    register_custom([{**coco, "json": "train.json", "images": "pictures/"}], "cache")
+    register_custom([{**coco, "json": "train.json", "images": "photos/"}], "cache")
     monkeypatch.chdir("/")
     assert len(DatasetCatalog.get("my_coco")) == 1
     register_custom([coco], "cache")  # the same one

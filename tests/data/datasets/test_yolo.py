@@ -108,8 +108,8 @@ def test_yolo_missing_files_are_named(yolo):
     data = yolo / "data.yaml"
     with pytest.raises(FileNotFoundError, match=r"no file .*dato\.yaml"):
         read_yolo(yolo / "dato.yaml", "train")
-    data.write_text("names: [cat, dog]\ntrain: pictures\n")
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml, line 2: no .*pictures"):
+    data.write_text("names: [cat, dog]\ntrain: photos\n")
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml, line 2: no .*photos"):
         read_yolo(data, "train")
     data.write_text("names: [cat, dog]\npath: /nowhere\ntrain: images\n")
     with pytest.raises(FileNotFoundError, match="line 2: no folder /nowhere"):
