@@ -10,7 +10,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ..data.images import Picture
+from ..data.images import ImageInput
 from ..inference.predictor import Predictor
 from ..modeling.head import flatten_maps
 from .metadata import read_sidecar
@@ -40,7 +40,11 @@ class Difference:
 
 
 def check_export(
-    path: str | Path, predictor: Predictor, pictures: Sequence[Picture], *, min_score: float = 0.0
+    path: str | Path,
+    predictor: Predictor,
+    pictures: Sequence[ImageInput],
+    *,
+    min_score: float = 0.0,
 ) -> list[Difference]:
     """Compare on each picture, and then on the first four as one batch.
 
@@ -175,7 +179,7 @@ def _detection_differences(
     }
 
 
-def _name(picture: Picture, i: int) -> str:
+def _name(picture: ImageInput, i: int) -> str:
     return Path(picture).name if isinstance(picture, (str, Path)) else f"picture {i + 1}"
 
 

@@ -199,5 +199,5 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         kills += 1
     assert start(tmp_path / "killed").wait() == 0
     assert_equal(saved(tmp_path / "whole")["model"], saved(tmp_path / "killed")["model"])
-    leftovers = [p.name for p in (tmp_path / "killed").iterdir() if p.name.endswith(".tmp")]
+    leftovers = [p.name for p in (tmp_path / "killed").iterdir() if p.name.endswith(".part")]
     assert not leftovers

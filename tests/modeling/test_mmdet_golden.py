@@ -35,7 +35,7 @@ LOSSES = sorted(c for c in CASES if c.startswith("two/"))
 @pytest.mark.parametrize("norm", [False, True])
 @torch.no_grad()
 def test_head(norm):
-    state = FORMATS["mmdet"].to_ours({f"bbox_head.{k}": v for k, v in CASES["state"].items()})
+    state = FORMATS["mmdet"].convert({f"bbox_head.{k}": v for k, v in CASES["state"].items()})
     head = FCOSHead(
         in_channels=32,
         num_levels=5,

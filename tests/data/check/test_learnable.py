@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcos_d2.data.check.learnable import InputRule, input_rule, unowned_boxes
+from fcos_d2.data.check.learnable import InputRule, boxes_without_positive, input_rule
 
 
 def test_the_rule_is_that_of_the_config():
@@ -33,4 +33,4 @@ def test_locations_are_those_of_the_model(train):
     labels, _ = labels_and_targets(model, locations, [truth])
     expected = sorted(set(range(60)) - set(labels.unique().tolist()))
     assert 0 < len(expected) < 60
-    assert unowned_boxes(boxes, (100, 100), rule) == expected
+    assert boxes_without_positive(boxes, (100, 100), rule) == expected
