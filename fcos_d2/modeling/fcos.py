@@ -43,10 +43,7 @@ class FCOS(nn.Module):
         postprocess: options of inference.
         postprocess_train: options for detections that are drawn during training.
         vis_period: draw ground truth and detections every N iterations; 0 never.
-        memory_format: order of images and features in memory: "channels_last", "contiguous", or
-            "auto" (channels-last on a CPU).
-        fold_norms: compute frozen norms of the backbone as part of its convolutions.
-        compile_mode: ``torch.compile`` mode of :meth:`network`; see :meth:`compile_network`.
+        memory_format, fold_norms, compile_mode: see :mod:`fcos_d2.modeling.speed`.
         old: arguments of version 0.1, which ``criterion`` and ``postprocess`` replace.
 
     Raises:
@@ -85,7 +82,7 @@ class FCOS(nn.Module):
         self.backbone = backbone
         self.head = head
         self.criterion = criterion or make_criterion(len(self.strides), head.box_coder)
-        self.location_generator = LocationGenerator(self.strides, even_grid)
+        self.location_generator = LocationGenerator(tuple(self.strides), even_grid)
         self.input_format = input_format
         self.postprocess = postprocess
         self.postprocess_train = postprocess_train
@@ -121,9 +118,8 @@ class FCOS(nn.Module):
         """Losses in training, detections otherwise.
 
         Args:
-            batched_inputs: detectron2's data-loader format: a list of dicts with ``image``
-                (3, H, W), in training ``instances`` (``gt_boxes``, ``gt_classes``), optionally
-                ``height`` and ``width`` of the output.
+            batched_inputs: detectron2's data-loader format: dicts with ``image`` (3, H, W), in
+                training ``instances``, optionally ``height`` and ``width`` of the output.
             normalizers: divisors of the losses, if this is a micro-batch; see :meth:`normalizers`.
 
         Returns:
@@ -134,7 +130,8 @@ class FCOS(nn.Module):
             return self.losses(batched_inputs, normalizers)
         images = self.preprocess_image(batched_inputs)
         predictions = self.predict(images.tensor)
-        detections = self.detect(predictions, images.image_sizes, self.postprocess)
+        coder = self.head.box_coder
+        detections = detect_images(predictions, images.image_sizes, self.postprocess, coder)
         results = []
         for found, x in zip(detections, batched_inputs, strict=True):
             height, width = (x.get(k, s) for k, s in zip(("height", "width"), found.image_size))
@@ -218,39 +215,24 @@ class FCOS(nn.Module):
         return self.head([features[name] for name in self.in_features])
 
     def compile_network(self, mode: str = "default") -> None:
-        """Compile :meth:`network` into one graph; "" restores the eager version.
-
-        Args:
-            mode: "default", "reduce-overhead" (CUDA graphs, for sizes that repeat) or
-                "max-autotune".
-        """
+        """Compile :meth:`network`, see ``speed.compile_function``; "" restores the eager one."""
         check_choice("COMPILE", mode, speed.COMPILE_MODES)
         # Compile the function, not the bound method: a deepcopy must use its own weights.
         network = type(self).network
         self._network = speed.compile_function(network, self, mode) if mode else network
 
-    @torch.no_grad()
-    def detect(
-        self,
-        predictions: Predictions,
-        image_sizes: Sequence[tuple[int, int]],
-        options: PostprocessOptions,
-    ) -> list[Instances]:
-        """Detections of each image in network-input pixels; see :func:`detect_images`."""
-        return detect_images(predictions, image_sizes, options, self.head.box_coder)
-
     def detect_without_nms(self, batched_inputs: list[dict]) -> list[Instances]:
         """Detections before NMS, in network-input pixels; test-time augmentation merges them."""
         images = self.preprocess_image(batched_inputs)
         options = replace(self.postprocess, nms_type="none", max_detections=-1)
-        return self.detect(self.predict(images.tensor), images.image_sizes, options)
+        predictions = self.predict(images.tensor)
+        return detect_images(predictions, images.image_sizes, options, self.head.box_coder)
 
     def _draw(self, batched_inputs, predictions: Predictions, image_sizes) -> None:
         """Draw ground truth and detections of the first image every ``vis_period`` iterations."""
-        if self.vis_period <= 0 or not has_event_storage():
-            return
-        storage = get_event_storage()
-        if storage.iter % self.vis_period == 0:
-            detections = self.detect(predictions, image_sizes, self.postprocess_train)
+        storage = get_event_storage() if self.vis_period > 0 and has_event_storage() else None
+        if storage is not None and storage.iter % self.vis_period == 0:
+            options, coder = self.postprocess_train, self.head.box_coder
+            detections = detect_images(predictions, image_sizes, options, coder)
             image = training_picture(batched_inputs[0], detections[0], self.input_format)
             storage.put_image("Left: ground truth. Right: detections", image)

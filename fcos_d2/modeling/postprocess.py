@@ -79,6 +79,7 @@ class _Candidates(NamedTuple):
     scores: Tensor
 
 
+@torch.no_grad()
 def detect_images(
     predictions: Predictions,
     image_sizes: Sequence[tuple[int, int]],

@@ -10,8 +10,8 @@ def test_the_rule_is_that_of_the_config():
     assert input_rule() == InputRule()
     assert input_rule(min_size=64, max_size=96) == InputRule(min_size=64, max_size=96)
     official = input_rule("official/fcos_R_50_FPN_1x.yaml")
-    assert official.center_radius is None and official.plus_one_area
-    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").grid_locations
+    assert official.assigner.center_radius is None and official.assigner.plus_one_area
+    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").locations.even_grid
     with pytest.raises(ValueError, match="min size <= max size"):
         input_rule(min_size=9, max_size=3)
 
