@@ -1,1 +1,1 @@
-"""Training data: loader, mapper, augmentation, images; readers in datasets/, the checker in check/."""
+"""Training data: loader, mapper, images; readers in datasets/, the checker in check/."""
