@@ -11,24 +11,18 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 __all__ = [
-    "PICTURE_SUFFIXES",
-    "Picture",
+    "ImageInput",
     "read_rgb",
 ]
 
-Picture: TypeAlias = str | os.PathLike | bytes | np.ndarray | Image.Image | Tensor
-
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".avif"),
-)
+ImageInput: TypeAlias = str | os.PathLike | bytes | np.ndarray | Image.Image | Tensor
 
 _LARGEST_16_BIT = 65535
 # Pillow converts these to RGB only by way of their twins without premultiplied alpha.
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
-def read_rgb(picture: Picture) -> np.ndarray:
+def read_rgb(picture: ImageInput) -> np.ndarray:
     """Read or convert a picture, as training does: upright by EXIF, colours without their alpha.
 
     16-bit values are scaled to 8 bits over their full range. Of an animation or a document with
