@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from PIL import Image
-from support.tiny import tiny_overrides
+from support.models import tiny_cfg, tiny_model, write_model_folder
 
 import fcos_d2
 from fcos_d2.checkpoint.published import PUBLISHED
@@ -23,30 +22,11 @@ def noise(height, width):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def tiny_cfg(**changes):
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
-    cfg.merge_from_list(tiny_overrides("unused", **{"INPUT.MAX_SIZE_TEST": 100, **changes}))
-    return cfg
-
-
-def tiny_model(cfg):
-    """Random, but with scores and boxes that differ from place to place."""
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for conv in (model.head.cls_logits, model.head.bbox_pred):
-        torch.nn.init.normal_(conv.weight, std=0.2)
-    return model
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder like one that training leaves."""
-    folder = tmp_path_factory.mktemp("trained")
+    """Folder of a random model."""
     cfg = tiny_cfg()
-    (folder / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": tiny_model(cfg).state_dict(), "iteration": 1}, folder / "model_final.pth")
-    return folder
+    return write_model_folder(tmp_path_factory.mktemp("trained"), cfg, tiny_model(cfg), iteration=1)
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +179,16 @@ def test_the_threshold_leaves_out_weaker_detections(predictor, trained):
 
 def test_bf16_is_near_fp32(trained, predictor):
     picture = noise(64, 64)
-    half = Predictor.from_pretrained(trained, device="cpu", precision="bf16")(picture)
+    half = Predictor.from_pretrained(trained, device="cpu", precision="bfloat16")
+    assert half.precision == "bf16"
+    half = half(picture)
     full = predictor(picture)
     assert half.scores[0] != full.scores[0]
     assert half.scores[0] == pytest.approx(full.scores[0], abs=0.02)
 
 
 def test_impossible_options_are_refused_with_the_way_out(trained, predictor):
-    with pytest.raises(ValueError, match="fp16 does not work on the CPU: take bf16"):
+    with pytest.raises(ValueError, match="precision fp16 needs a GPU; on the CPU set it to bf16"):
         Predictor.from_pretrained(trained, device="cpu", precision="fp16")
     with pytest.raises(ValueError, match="unknown device 'gpu': give cpu"):
         Predictor.from_pretrained(trained, device="gpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcos_d2.inference.detections import Detections
-from fcos_d2.inference.predictor import Predictor, PreparedPicture
+from fcos_d2.inference.predictor import Predictor, PreparedImage
 from fcos_d2.inference.tiles import cut_by_tile, merge_tiles, tile_windows
 
 
@@ -63,7 +63,7 @@ class Squares(Predictor):
             return super().detect(pictures)
         return [self._look(p) for p in pictures]
 
-    def _look(self, picture: PreparedPicture) -> Detections:
+    def _look(self, picture: PreparedImage) -> Detections:
         white = torch.from_numpy(picture.rgb[..., 0] > 128)
         boxes = []
         while white.any():
