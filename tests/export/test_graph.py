@@ -14,12 +14,12 @@ SIZES = [(61, 93), (64, 80), (33, 96)]
 
 
 def batch(fill=77.0):
-    """Three pictures, and as one array whose padding holds anything."""
-    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    """Three images, and the same as one padded array."""
+    tensors = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
     images = torch.full((3, 3, 64, 96), fill)
-    for image, picture in zip(images, pictures):
-        image[:, : picture.shape[1], : picture.shape[2]] = picture
-    return pictures, images, torch.tensor(SIZES)
+    for image, tensor in zip(images, tensors):
+        image[:, : tensor.shape[1], : tensor.shape[2]] = tensor
+    return tensors, images, torch.tensor(SIZES)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def batch(fill=77.0):
 )
 def test_every_option_gives_the_models_own_detections(options):
     model = two_level_fcos(**options)
-    pictures, images, sizes = batch()
+    tensors, images, sizes = batch()
     with torch.no_grad():
         boxes, scores, classes, count = CompleteModel(model)(images, sizes)
-        expected = model([{"image": picture} for picture in pictures])
+        expected = model([{"image": tensor} for tensor in tensors])
     for i, output in enumerate(expected):
         wanted = output["instances"]
         k = int(count[i])
@@ -91,7 +91,7 @@ def test_a_model_that_diverged_gives_nothing_instead_of_nan():
 @pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
 def test_soft_nms_is_refused_with_the_way_out(kind):
     model = two_level_fcos(postprocess=PostprocessOptions(nms_type=kind))
-    with pytest.raises(ValueError, match=f"NMS_TYPE {kind} is not possible.*--flavour raw"):
+    with pytest.raises(ValueError, match=f"NMS_TYPE {kind} is not possible.*--nms none"):
         CompleteModel(model)
 
 

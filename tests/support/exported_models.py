@@ -1,14 +1,13 @@
-"""Small models whose detections differ from place to place."""
+"""Small models for export, with detections that differ from location to location."""
 
 import torch
 from detectron2.modeling import build_model
 
-import fcos_d2
 from fcos_d2 import Predictor
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 from support.helpers import TinyBackbone
-from support.tiny import tiny_overrides
+from support.models import tiny_cfg
 
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {
@@ -35,10 +34,8 @@ TIMM = {
 
 def make_predictor(**changes):
     torch.manual_seed(0)
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
     changes = {"INPUT.MAX_SIZE_TEST": 128, "MODEL.FCOS.INFERENCE_TH_TEST": 0.05, **changes}
-    cfg.merge_from_list(tiny_overrides("unused", **changes))
+    cfg = tiny_cfg(**changes)
     model = bring_to_life(build_model(cfg))
     return Predictor(model, cfg, ["cat", "dog", "owl"], category_ids=[3, 7, 90])
 
