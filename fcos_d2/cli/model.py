@@ -33,7 +33,13 @@ def detect_arguments(parser: ArgumentParser) -> None:
     add("--classes", type=_words, metavar="A,B", help="only these classes (default: all)")
     add("--batch-size", type=int, metavar="N", help="default: 1 on the CPU, 8 on a GPU")
     add("--tile", type=int, metavar="PX", help="cut larger images into tiles with this side")
-    add("--overlap", type=float, default=0.2, metavar="SHARE", help="of tiles (default: 0.2)")
+    add(
+        "--overlap",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of neighboring tiles (default: 0.2)",
+    )
     add(
         "--format",
         dest="formats",
@@ -44,7 +50,7 @@ def detect_arguments(parser: ArgumentParser) -> None:
     )
     add("--no-pictures", dest="draw", action="store_false", help="do not draw")
     add("--recursive", action="store_true", help="look into folders below, too")
-    add("--max-frames", type=int, metavar="N", help="of a camera (default: until Ctrl-C)")
+    add("--max-frames", type=int, metavar="N", help="camera frames to read (default: until Ctrl-C)")
 
 
 def detect(args: Namespace) -> int:

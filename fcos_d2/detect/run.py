@@ -159,26 +159,13 @@ def run_detection(
             f"{lines}: {dropped} results of other files, a changed file, an earlier camera, or "
             "another model or options are replaced"
         )
-    has_video = any(file.is_video for file in files)
-    total = None if has_video else len(files)
+    total = None if any(file.is_video for file in files) else len(files)
+    batch_size = options.batch_size or _BATCH_SIZE.get(predictor.device.type, 1)
     summary = Summary(reused=len(done))
     with open(lines, "a", encoding="utf-8") as stream:
-        job = _Job(
-            predictor,
-            class_ids,
-            batch_size=options.batch_size or _BATCH_SIZE.get(predictor.device.type, 1),
-            options_key=key,
-            drawn=drawn,
-            lines=stream,
-            summary=summary,
-            report=report,
-            on_result=lambda: on_result(summary.images + summary.reused, total),
-        )
-        todo = [file for file in files if file.name not in done]
-        job.detect_images([file for file in todo if not file.is_video])
-        for file in todo:
-            if file.is_video:
-                job.detect_video(file, options.max_frames)
+        job = _Job(predictor, class_ids, batch_size, key, drawn, stream, summary, report)
+        job.on_result = lambda: on_result(summary.images + summary.reused, total)
+        job.detect([file for file in files if file.name not in done], options.max_frames)
     keep_finished(lines, files, key, drawn)  # sorts the lines, drops videos that failed
     if "json" in options.formats:
         write_coco(lines, output, predictor)
@@ -201,7 +188,14 @@ class _Job:
     lines: TextIO
     summary: Summary
     report: _Report
-    on_result: Callable[[], None]
+    on_result: Callable[[], None] = lambda: None
+
+    def detect(self, files: Sequence[InputFile], max_frames: int | None) -> None:
+        """Detect in images, then in videos and cameras."""
+        self.detect_images([file for file in files if not file.is_video])
+        for file in files:
+            if file.is_video:
+                self.detect_video(file, max_frames)
 
     def detect_images(self, files: Sequence[InputFile]) -> None:
         in_network: deque[InputFile] = deque()
