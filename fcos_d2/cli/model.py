@@ -38,7 +38,7 @@ def detect_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=0.2,
         metavar="SHARE",
-        help="of neighboring tiles (default: 0.2)",
+        help="overlap of neighboring tiles (default: 0.2)",
     )
     add(
         "--format",

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,12 +81,13 @@ def keep_finished(
     complete = set()
     whole_lines = offset = 0
     for raw, line in _read_lines(path):
-        name = line.get("file") if line else None
-        whole_lines += line is not None
-        if name in current and _still_holds(line, current[name], options, drawn):
-            spans.setdefault(name, []).append((offset, len(raw)))
-            if line.get("last_frame", True):
-                complete.add(name)
+        if line is not None:
+            whole_lines += 1
+            name = line.get("file")
+            if name in current and _still_holds(line, current[name], options, drawn):
+                spans.setdefault(name, []).append((offset, len(raw)))
+                if line.get("last_frame", True):
+                    complete.add(name)
         offset += len(raw)
     kept = [spans[file.name] for file in files if file.name in complete]
     with replacing(path, "wb") as new, open(path, "rb") as old:
@@ -115,6 +117,11 @@ def _read_lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
             yield raw, line if isinstance(line, dict) else None
 
 
+def _read_results(path: Path) -> Iterator[dict]:
+    """Yield each complete line as a dict."""
+    return (line for _, line in _read_lines(path) if line is not None)
+
+
 def drawn_name(file: InputFile) -> str:
     """Name of the drawn image or video, in a format that can be written."""
     suffixes = tuple(_CODECS) if file.is_video else _DRAWN_SUFFIXES
@@ -129,7 +136,9 @@ def save_image(image: Image.Image, path: Path) -> None:
         OSError, ValueError: if the image cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options: dict[str, Any] = (
+        {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    )
     image.save(path, **options)
 
 
@@ -144,7 +153,7 @@ class VideoFile:
     def __init__(self, path: Path, rate: float):
         self.path, self.rate = path, rate
         self.part = path.with_name(path.stem + ".part" + path.suffix)
-        self.writer = None
+        self.writer: Any = None
         self.written = 0
 
     def write(self, frame: Image.Image, is_last: bool, until: float = 0.0) -> None:
@@ -201,7 +210,7 @@ def write_coco(lines: Path, output: Path, predictor: Predictor) -> None:
         images.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
         results.write("[")
         results_before = images_before = ""
-        for image_id, (_, line) in enumerate(_read_lines(lines), start=1):
+        for image_id, line in enumerate(_read_results(lines), start=1):
             height, width = line["image_size"]
             image = {"id": image_id, "file_name": line["file"], "width": width, "height": height}
             if "frame" in line:
@@ -220,7 +229,7 @@ def write_csv(lines: Path, path: Path) -> None:
     with replacing(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_CSV_COLUMNS.split())
-        for _, line in _read_lines(lines):
+        for line in _read_results(lines):
             height, width = line["image_size"]
             for row in zip(line["boxes"], line["scores"], line["class_ids"], line["class_names"]):
                 box, *rest = row

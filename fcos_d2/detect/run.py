@@ -236,7 +236,7 @@ class _Job:
             if file.camera is None:
                 self._detect_video_file(file)
             else:
-                self._detect_camera(file, max_frames)
+                self._detect_camera(file, file.camera, max_frames)
         except (ImportError, OSError, ValueError) as error:
             self.fail(file, error)
 
@@ -247,9 +247,9 @@ class _Job:
         if count < announced:
             self.report(f"{file.path}: ended after {count} of {announced} announced frames")
 
-    def _detect_camera(self, file: InputFile, max_frames: int | None) -> None:
+    def _detect_camera(self, file: InputFile, camera: int, max_frames: int | None) -> None:
         with ctrl_c_as_event() as stopped:
-            rate, endless = read_camera(file.camera)
+            rate, endless = read_camera(camera)
             self.report(f"{file.path} is open; Ctrl-C ends it")
             with closing(endless):
                 frames = itertools.takewhile(lambda _: not stopped.is_set(), endless)

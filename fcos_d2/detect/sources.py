@@ -85,8 +85,9 @@ def find_inputs(
 
 def _camera_number(text: str) -> int | None:
     match = re.fullmatch(r"(?:camera:)?([0-9]{1,4})", text)
-    is_camera = match and (text.startswith("camera:") or not os.path.exists(text))
-    return int(match[1]) if is_camera else None
+    if match is None or (os.path.exists(text) and not text.startswith("camera:")):
+        return None
+    return int(match[1])
 
 
 def _expand(text: str, recursive: bool) -> list[tuple[Path, Path]]:

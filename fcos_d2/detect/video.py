@@ -1,7 +1,7 @@
 """Frames of videos and cameras, read with OpenCV."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 _DEFAULT_RATE = 25.0
 
 
-def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
+def read_frames(path: str | os.PathLike) -> Generator[np.ndarray, None, None]:
     """Read the frames of a video.
 
     Yields:
@@ -27,7 +27,7 @@ def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
     return _frames(video, f"{path} cannot be read: OpenCV cannot decode it as a video")
 
 
-def read_camera(number: int) -> tuple[float, Iterator[np.ndarray]]:
+def read_camera(number: int) -> tuple[float, Generator[np.ndarray, None, None]]:
     """Open a camera.
 
     Args:
@@ -35,12 +35,12 @@ def read_camera(number: int) -> tuple[float, Iterator[np.ndarray]]:
 
     Returns:
         Frames per second that the camera announces (25 if it announces none), and its endless
-        frames, (H, W, 3) uint8, BGR. Closing the iterator releases the camera.
+        frames, (H, W, 3) uint8, BGR. Closing the generator releases the camera.
 
     Raises:
         ImportError: without OpenCV.
         OSError: if the camera cannot be opened.
-        ValueError: from the iterator, if the camera gives no first frame.
+        ValueError: from the generator, if the camera gives no first frame.
     """
     cv2 = import_cv2()
     camera = cv2.VideoCapture(number)
@@ -83,7 +83,7 @@ def _rate_or_default(rate: float) -> float:
     return rate if 0 < rate < 1000 else _DEFAULT_RATE
 
 
-def _frames(video: Any, no_frame: str) -> Iterator[np.ndarray]:
+def _frames(video: Any, no_frame: str) -> Generator[np.ndarray, None, None]:
     """Frames of an open ``VideoCapture``; ValueError with the text ``no_frame`` if it has none."""
     try:
         ok, frame = video.read()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..modeling.fcos import FCOS
 from ..modeling.locations import make_locations
 from ..modeling.postprocess import decode_boxes
 from .nms import nms_mask
@@ -26,7 +27,7 @@ class RawModel(nn.Module):
         model: an FCOS.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: FCOS):
         super().__init__()
         self.model = model
 
@@ -85,7 +86,7 @@ class CompleteModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
+        self, model: FCOS, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
     ):
         super().__init__()
         check_exportable(model)
@@ -188,7 +189,7 @@ class CompleteModel(nn.Module):
         return _pick(boxes, order), scores, classes.gather(1, order)
 
 
-def check_exportable(model: nn.Module) -> None:
+def check_exportable(model: FCOS) -> None:
     """Check that :class:`CompleteModel` supports the model's options.
 
     Raises:

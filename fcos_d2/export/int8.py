@@ -1,5 +1,6 @@
 """Static int8 quantization of an exported ONNX file with ONNX Runtime."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from .runtime import pad_batch
 __all__ = ["calibration_images", "quantize"]
 
 
-def calibration_images(folder: str | Path, limit: int = 100) -> list[Path]:
+def calibration_images(folder: str | os.PathLike, limit: int = 100) -> list[Path]:
     """Choose images of a folder for calibration, spread evenly over their sorted names.
 
     Args:

@@ -10,7 +10,7 @@ from torchvision.ops import nms
 
 __all__ = ["nms_mask", "nms_mask_operator", "onnx_nms_mask"]
 
-if torch.__version__ < (2, 7):
+if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7):
     raise ImportError(f"export needs torch 2.7 or later, this is {torch.__version__}")
 
 

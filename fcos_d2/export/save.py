@@ -7,23 +7,28 @@ without it they cannot prove that the maps of the FPN have equal sizes.
 import copy
 import warnings
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..modeling.fcos import FCOS
 from .graph import CompleteModel, RawModel
 from .nms import nms_mask, nms_mask_operator, onnx_nms_mask
 
 __all__ = ["FORMATS", "INPUTS", "OUTPUTS", "VARIANTS", "save_model", "tensor_model"]
 
+# Name -> dtype and shape.
+_Tensors: TypeAlias = dict[str, tuple[str, list[str | int]]]
+
 # Position of NMS -> name of such models, in file names and in the metadata.
 VARIANTS = {"inside": "complete", "none": "raw"}
 FORMATS = {"onnx": ".onnx", "torchscript": ".ts", "torch-export": ".pt2"}
-INPUTS = {
+INPUTS: _Tensors = {
     "images": ("float32", ["batch", 3, "height", "width"]),
     "image_sizes": ("int64", ["batch", 2]),
 }
-OUTPUTS = {
+OUTPUTS: dict[str, _Tensors] = {
     "inside": {
         "boxes": ("float32", ["batch", "detections", 4]),
         "scores": ("float32", ["batch", "detections"]),
@@ -42,7 +47,7 @@ OPSET = 20
 _LARGEST = 4096
 
 
-def tensor_model(model: nn.Module, nms: str, *, min_score: float = 0.0) -> nn.Module:
+def tensor_model(model: FCOS, nms: str, *, min_score: float = 0.0) -> RawModel | CompleteModel:
     """Copy an FCOS into a function of tensors, which :func:`save_model` can write.
 
     Args:
@@ -108,11 +113,12 @@ def make_padding_static(module: nn.Module) -> None:
             make_padding_static(child)
 
 
-def _static_convolution(conv: nn.Conv2d) -> nn.Sequential:
-    padding = []
+def _static_convolution(conv: Any) -> nn.Sequential:
+    sides = []
     for kernel, stride, dilation in zip(conv.kernel_size, conv.stride, conv.dilation, strict=True):
         total = max((kernel - 1) * dilation + 1 - stride, 0)
-        padding = [total // 2, total - total // 2, *padding]  # the last dimension comes first
+        sides.append((total // 2, total - total // 2))
+    (top, bottom), (left, right) = sides
     plain = nn.Conv2d(
         *(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride),
         dilation=conv.dilation,
@@ -120,7 +126,7 @@ def _static_convolution(conv: nn.Conv2d) -> nn.Sequential:
         bias=conv.bias is not None,
     )
     plain.weight, plain.bias = conv.weight, conv.bias
-    return nn.Sequential(nn.ZeroPad2d(padding), plain)
+    return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain)
 
 
 def _example(stride: int, multiple: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +160,7 @@ def _save_onnx(module: nn.Module, path: Path, stride: int, multiple: int) -> Non
             f"ONNX needs onnx and onnxscript ({error}): pip install onnx onnxscript onnxruntime"
         ) from error
     nms = "none" if isinstance(module, RawModel) else "inside"
-    if nms == "inside":
+    if isinstance(module, CompleteModel):
         module.nms = nms_mask_operator
     try:
         program = torch.onnx.export(
@@ -167,12 +173,13 @@ def _save_onnx(module: nn.Module, path: Path, stride: int, multiple: int) -> Non
             verbose=False,
         )
     finally:
-        if nms == "inside":
+        if isinstance(module, CompleteModel):
             module.nms = nms_mask
+    assert program is not None  # the older exporter, dynamo=False, returns None
     graph = program.model.graph
     described = [*INPUTS.values(), *OUTPUTS[nms].values()]
     for value, (_, shape) in zip((*graph.inputs, *graph.outputs), described, strict=True):
-        known = value.shape  # fixed sides stay; formulas of free sides are replaced by names
+        known = value.shape or ()  # fixed sides stay; formulas of free sides are replaced by names
         value.shape = onnx_ir.Shape(
             [a if isinstance(a, int) else b for a, b in zip(known, shape, strict=True)]
         )

@@ -215,7 +215,8 @@ class _Case:
         self.forget()
 
     def forget(self) -> None:
-        self.times = {name: [] for name in ("read", "network", "postprocess", "end_to_end")}
+        parts = ("read", "network", "postprocess", "end_to_end")
+        self.times: dict[str, list[float]] = {part: [] for part in parts}
         self.detections = 0.0
         self.peak_memory: int | None = None
 
@@ -350,7 +351,8 @@ def _load(
             folder_or_config, weights, device=device, compile_mode=compile_mode
         )
     count = sum(parameter.numel() for parameter in predictor.model.parameters())
-    facts = {"config": str(config), "weights": found or "random", "parameters": count}
+    facts: dict[str, str | int] = {"config": str(config), "weights": found or "random"}
+    facts["parameters"] = count
     if compile_mode:
         facts["compiled"] = compile_mode
     return predictor, facts, notes

@@ -158,7 +158,7 @@ def find_class_names(cfg, checkpoint: dict) -> list[str]:
 def find_category_ids(cfg, class_names: list[str]) -> list[int] | None:
     """Category ids from the registered training set; None if it has other classes."""
     index_of_id = _metadata(cfg, "thing_dataset_id_to_contiguous_id") or {}
-    ids = sorted(index_of_id, key=index_of_id.get)
+    ids = sorted(index_of_id, key=lambda i: index_of_id[i])
     known = _metadata(cfg, "thing_classes")
     same = known is not None and list(known) == class_names and len(ids) == len(class_names)
     return ids if same else None

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
 from detectron2.modeling import build_model
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import get_cfg
 from ..data.images import ImageInput, read_rgb
 from ..modeling.backbone.size import padded_size
+from ..modeling.fcos import FCOS
 from ..modeling.speed import fold_detector
 from ..utils.device import autocast, check_precision, choose_device
 from .detections import Detections
@@ -76,7 +78,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: FCOS,
         cfg,
         class_names: Sequence[str],
         *,
@@ -204,10 +206,10 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if isinstance(images, (list, tuple)):
-            return list(self(iter(images), batch_size=batch_size))
+            return [found for _, found in self.stream(map(self.prepare, images), batch_size)]
         if isinstance(images, Iterator):
             return (found for _, found in self.stream(map(self.prepare, images), batch_size))
-        return self.detect([self.prepare(images)])[0]
+        return self.detect([self.prepare(cast(ImageInput, images))])[0]
 
     def prepare(self, image: ImageInput) -> PreparedImage:
         """Read and resize an image as detectron2 does in evaluation; can run in any thread.
@@ -282,6 +284,7 @@ class Predictor:
         return self.tile is not None and max(rgb.shape[:2]) > self.tile
 
     def _detect_tiles(self, image: PreparedImage) -> Detections:
+        assert self.tile is not None  # see _in_tiles
         height, width = image.rgb.shape[:2]
         windows = tile_windows(height, width, self.tile, self.overlap)
         parts, cut = [], []

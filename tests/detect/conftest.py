@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from support.models import tiny_cfg, tiny_model, write_model_folder
+from support.model_folders import tiny_cfg, tiny_model, write_model_folder
 from support.photos import noise
 
 from fcos_d2.inference.predictor import Predictor

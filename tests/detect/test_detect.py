@@ -30,9 +30,9 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     assert sorted(p.relative_to(drawn).as_posix() for p in drawn.rglob("*.*")) == GOOD
     photo = next(line for line in lines if line["file"] == "photo.jpg")
     assert photo["image_size"] == [90, 40]  # upright
-    with Image.open(drawn / "photo.jpg") as picture:
-        assert picture.size == (40, 90)
-        assert not picture.getexif()
+    with Image.open(drawn / "photo.jpg") as drawn_image:
+        assert drawn_image.size == (40, 90)
+        assert not drawn_image.getexif()
     found = Predictor.from_pretrained(model, device="cpu", score_threshold=0.3)
     assert photo["boxes"] == found(photos / "photo.jpg").to_dict()["boxes"] != []
     assert min(score for line in lines for score in line["scores"]) >= 0.3
@@ -53,7 +53,7 @@ def test_the_network_is_compiled_when_asked(photos, model, tmp_path, monkeypatch
     assert fast["boxes"] == plain["boxes"] != []
 
 
-def test_a_picture_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
+def test_an_image_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
     folder = tmp_path / "forms"
     folder.mkdir()
     upright = np.repeat(noise(60, 80)[..., :1] // 64 * 64, 3, axis=2)  # gray of four shades
@@ -141,12 +141,12 @@ def test_only_the_classes_asked_for_are_kept(photos, model, tmp_path):
     assert two["boxes"] == kept
 
 
-def test_without_pictures_none_are_drawn(photos, model, tmp_path):
+def test_no_pictures_draws_nothing(photos, model, tmp_path):
     run(photos, model, tmp_path / "out", "--no-pictures", "--format", "jsonl")
     assert list(contents(tmp_path / "out")) == ["detections.jsonl"]
 
 
-def test_drawn_pictures_are_no_input_of_the_next_run(photos, model):
+def test_drawn_images_are_not_inputs_of_the_next_run(photos, model):
     run(photos, model, photos)
     before = contents(photos)
     run(photos, model, photos)
@@ -167,7 +167,7 @@ def test_an_image_that_cannot_be_saved_does_not_affect_others(photos, predictor,
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_same_files(photos, predictor, tmp_path, stop_after):
+def test_an_interrupted_run_continues_to_the_same_files(photos, predictor, tmp_path, stop_after):
     files, _ = find_inputs([str(photos)], recursive=True)
     options = DetectOptions(formats=("json", "csv"))
     run_detection(predictor, files, tmp_path / "whole", options)

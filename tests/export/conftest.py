@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from support.exported_models import make_predictor
-from support.models import write_model_folder
+from support.model_folders import write_model_folder
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

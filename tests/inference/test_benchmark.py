@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.models import tiny_cfg, tiny_model, write_model_folder
+from support.model_folders import tiny_cfg, tiny_model, write_model_folder
 
 from fcos_d2 import Predictor, cli
 from fcos_d2.inference.benchmark import format_report, parse_size, run_benchmark
@@ -89,7 +89,7 @@ def test_precisions_have_several_spellings(model):
     assert [row.precision for row in report.rows] == ["bf16"]
 
 
-def test_a_config_alone_gets_random_weights_and_a_note(model):
+def test_a_config_without_weights_gets_random_weights_and_a_note(model):
     report = run_benchmark(model / "config.yaml", runs=1, device="cpu")
     assert report.model["weights"] == "random"
     assert "random weights: NMS has little to do" in format_report(report)

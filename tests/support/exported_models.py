@@ -7,7 +7,7 @@ from fcos_d2 import Predictor
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 from support.helpers import TinyBackbone
-from support.models import tiny_cfg
+from support.model_folders import tiny_cfg
 
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {

@@ -1,4 +1,4 @@
-"""Helpers for tests of ``fcos-d2 detect``."""
+"""Random images, and helpers for tests of ``fcos-d2 detect``."""
 
 import json
 
