@@ -8,15 +8,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 
-__all__ = [
-    "benchmark",
-    "benchmark_arguments",
-    "detect",
-    "detect_arguments",
-    "export",
-    "export_arguments",
-]
-
 
 def detect_arguments(parser: ArgumentParser) -> None:
     """Destinations are named like the fields of ``DetectOptions``."""

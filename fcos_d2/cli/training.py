@@ -5,20 +5,6 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 
-__all__ = [
-    "check_data",
-    "check_data_arguments",
-    "configs",
-    "convert",
-    "convert_arguments",
-    "doctor",
-    "fetch_weights",
-    "plot",
-    "plot_arguments",
-    "quickstart",
-    "quickstart_arguments",
-]
-
 
 def quickstart_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(

@@ -192,13 +192,7 @@ class VideoFile:
 
 
 def write_coco(lines: Path, output: Path, predictor: Predictor) -> None:
-    """Write ``detections.json`` with COCO results, and ``images.json`` with the images' ids.
-
-    Args:
-        lines: path of ``detections.jsonl``.
-        output: folder of both files.
-        predictor: knows the names and category ids of the classes.
-    """
+    """Write ``detections.json`` with COCO results, and ``images.json`` with the images' ids."""
     names = predictor.class_names
     category_ids = predictor.category_ids or list(range(1, len(names) + 1))
     categories = [{"id": i, "name": name} for i, name in zip(category_ids, names)]

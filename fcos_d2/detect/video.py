@@ -65,11 +65,7 @@ def video_info(path: str | os.PathLike) -> tuple[float, int]:
 
 
 def import_cv2() -> Any:
-    """Import OpenCV.
-
-    Raises:
-        ImportError: without OpenCV, naming the package to install.
-    """
+    """Import OpenCV; the ImportError without it names the package to install."""
     try:
         import cv2
     except ImportError as error:

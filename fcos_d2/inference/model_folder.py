@@ -80,15 +80,7 @@ def _newest_weights(folder: Path) -> str:
 
 
 def trained_weights(cfg, config: str) -> str:
-    """MODEL.WEIGHTS of a config.
-
-    Args:
-        cfg: the config.
-        config: its name, for the error message.
-
-    Raises:
-        ValueError: for empty or ImageNet weights.
-    """
+    """MODEL.WEIGHTS; raises a ValueError that names ``config`` if empty or ImageNet weights."""
     weights = cfg.MODEL.WEIGHTS
     if weights and "ImageNetPretrained" not in weights:
         return weights
@@ -132,10 +124,6 @@ def load_all_weights(model: nn.Module, weights: str, averaged: bool) -> dict:
 def find_class_names(cfg, checkpoint: dict) -> list[str]:
     """Class names from the checkpoint, the config or the registered training set, in this order.
 
-    Args:
-        cfg: config of the model.
-        checkpoint: entries of its checkpoint.
-
     Returns:
         One name per class: "class 0", "class 1", ... if no source has names.
 
@@ -171,16 +159,7 @@ def _metadata(cfg, key: str):
 
 
 def check_names(where: str, names: Sequence[str], cfg) -> None:
-    """Check that there is one name per class.
-
-    Args:
-        where: origin of the names, for the error message.
-        names: class names.
-        cfg: config of the model.
-
-    Raises:
-        ValueError: for another number of names.
-    """
+    """Raise a ValueError that names ``where`` unless there is one name per class."""
     count = cfg.MODEL.FCOS.NUM_CLASSES
     if len(names) != count:
         raise ValueError(
