@@ -1,7 +1,7 @@
-"""FCOS as functions of tensors only, for exporters: shapes may be symbols, control flow is fixed.
+"""FCOS as functions of tensors only, for exporters: shapes may be symbolic, control flow is fixed.
 
-The same rules as :mod:`fcos_d2.modeling.postprocess` applies, for a whole batch at once: what is no
-detection gets the score -1 instead of being left out, so that shapes do not depend on values.
+The rules are those of :mod:`fcos_d2.modeling.postprocess`, applied to a whole batch at once.
+Rejected candidates get the score -1 instead of being removed: shapes must not depend on values.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling.box_coder import decode_boxes
+from ..modeling.fcos import FCOS
 from ..modeling.locations import LocationGenerator
 from ..modeling.postprocess import boxes_for_nms, final_scores, rank_scores
 from .nms import nms_mask
@@ -21,13 +22,13 @@ NMS_KINDS = ("per_class", "class_agnostic", "none")
 
 
 class RawModel(nn.Module):
-    """Pixels to dense predictions.
+    """Module from pixels to dense predictions.
 
     Args:
         model: an FCOS.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: FCOS):
         super().__init__()
         self.model = model
 
@@ -35,8 +36,8 @@ class RawModel(nn.Module):
         """Predict at every location.
 
         Args:
-            images: (N, 3, H, W) float32, pixels 0 to 255, padded at the right and bottom with
-                anything to multiples of the backbone's size divisibility.
+            images: (N, 3, H, W) float32, pixels 0 to 255, padded at the right and bottom with any
+                values to multiples of the backbone's size divisibility.
             image_sizes: (N, 2) int64 height, width without the padding.
 
         Returns:
@@ -52,7 +53,7 @@ class RawModel(nn.Module):
         )
 
     def levels(self, images: Tensor, image_sizes: Tensor) -> list[tuple[Tensor, ...]]:
-        """What :meth:`forward` returns, for each of the L levels."""
+        """Outputs of :meth:`forward` for each of the L levels."""
         model = self.model
         pixels = (images - model.pixel_mean) / model.pixel_std
         y = torch.arange(images.shape[-2], device=images.device)
@@ -74,19 +75,19 @@ class RawModel(nn.Module):
 
 
 class CompleteModel(nn.Module):
-    """Pixels to detections.
+    """Module from pixels to detections.
 
     Args:
-        model: an FCOS, whose ``postprocess`` is followed.
-        min_score: detections with a lower final score are left out.
-        nms: :func:`~fcos_d2.export.nms.nms_mask` or the operator of it.
+        model: an FCOS; its ``postprocess`` options apply.
+        min_score: lowest final score of a detection.
+        nms: :func:`~fcos_d2.export.nms.nms_mask` or its operator.
 
     Raises:
-        ValueError: for options that are not possible, see :func:`check_exportable`.
+        ValueError: for impossible options, see :func:`check_exportable`.
     """
 
     def __init__(
-        self, model: nn.Module, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
+        self, model: FCOS, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
     ):
         super().__init__()
         check_exportable(model)
@@ -97,12 +98,12 @@ class CompleteModel(nn.Module):
         self.nms = nms
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        """Detect; arguments as of :meth:`RawModel.forward`.
+        """Detect; see :meth:`RawModel.forward` for the arguments.
 
         Returns:
-            (N, K, 4) boxes x1, y1, x2, y2 in pixels of ``images``, clipped to the image sizes,
-            (N, K) scores, best first, (N, K) int64 classes, (N,) int64 how many of the K are
-            detections. The others have box 0, score 0 and class -1.
+            (N, K, 4) boxes x1, y1, x2, y2 in pixels of ``images``, clipped to the image sizes;
+            (N, K) scores, best first; (N, K) int64 classes; (N,) int64 number of detections among
+            the K entries. The other entries have box 0, score 0 and class -1.
         """
         levels = [self._candidates(*level) for level in self.raw.levels(images, image_sizes)]
         boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
@@ -156,7 +157,7 @@ class CompleteModel(nn.Module):
     def _best(
         self, boxes: Tensor, nms_boxes: Tensor, scores: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of those that NMS keeps, best first."""
+        """Boxes, scores and classes of the best candidates that NMS keeps, best first."""
         options = self.options
         count = boxes.shape[1]
         if options.max_detections >= 0:
@@ -171,19 +172,23 @@ class CompleteModel(nn.Module):
         return _pick(boxes, order), scores, classes.gather(1, order)
 
 
-def check_exportable(model: nn.Module) -> None:
-    """Raises ValueError if :class:`CompleteModel` cannot do what the model's options ask for."""
+def check_exportable(model: FCOS) -> None:
+    """Check that :class:`CompleteModel` supports the model's options.
+
+    Raises:
+        ValueError: for soft NMS.
+    """
     kind = model.postprocess.nms_type
     if kind not in NMS_KINDS:
         raise ValueError(
-            f"MODEL.FCOS.NMS_TYPE {kind} is not possible in the complete flavour, only "
-            f"{', '.join(NMS_KINDS)}: export the raw flavour (--flavour raw) and do {kind} NMS "
-            "after it, or choose another NMS_TYPE"
+            f"MODEL.FCOS.NMS_TYPE {kind} is not possible inside an exported model, only "
+            f"{', '.join(NMS_KINDS)}: export without NMS (--nms none) and apply {kind} NMS "
+            "afterwards, or choose another NMS_TYPE"
         )
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (N, K, 4) of ``values`` (N, P, 4) that ``index`` (N, K) names."""
+    """Rows ``index`` (N, K) of ``values`` (N, P, 4), as (N, K, 4)."""
     return values.gather(1, index[..., None].expand(-1, -1, 4))
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
 from support.helpers import check_same, error, flat, golden, ground_truth
 from support.recipes import hashed_recipe, key_lists, sorted_recipe
 from torchvision.ops import batched_nms
@@ -134,24 +133,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
-def test_dense_predictions_equal_the_original(converted, monkeypatch):
+def test_dense_predictions_equal_the_original(converted):
     name, _, model = converted
     cases = [c for c in golden("models") if c.startswith(name)]
     assert cases
     for case in (golden("models")[c] for c in cases):
-        seen = {}
-
-        def look(logits, distances, quality, locations, sizes, seen=seen):
-            strides = locations.strides[:, None]
-            # The official head leaves its eval mode in pixels.
-            pixels = "official" in name and model.head.norm_reg_targets
-            distances = flat(distances) * (strides if pixels else 1)
-            seen.update(logits=flat(logits), distances=distances, quality=flat(quality))
-            return [Instances(size) for size in sizes]
-
-        monkeypatch.setattr(model, "inference", look)
-        monkeypatch.setattr(model, "_rescale", lambda detections, inputs: detections)
-        model(inputs_of(case))
+        found = model.predict(model.preprocess_image(inputs_of(case)).tensor)
+        coder, strides = model.head.box_coder, found.locations.strides[:, None]
+        distances = coder.distances(flat(found.boxes))
+        if "official" in name and coder.in_strides:  # theirs leave the head in pixels
+            distances = distances * strides
+        seen = {
+            "logits": flat(found.logits),
+            "distances": distances,
+            "quality": flat(found.quality),
+        }
         for key, ours in seen.items():
             theirs = case[key].relu() if name == "detectron2_fcos" and key[0] == "d" else case[key]
             assert error(ours, theirs) <= WIDER.get(name, TOLERANCE), key
@@ -166,7 +162,7 @@ def test_detections_equal_the_original(converted, monkeypatch):
         outputs = model(inputs_of(case))
         for i, output in enumerate(outputs):
             found = output["instances"]
-            if model.compat.one_pixel_boxes:  # theirs end at the last pixel, ours behind it
+            if model.postprocess.one_pixel_boxes:  # theirs end at the last pixel, ours behind it
                 found.pred_boxes.tensor[:, 2:] -= 1
             check_same(found, *(case[f"{k}{i}"] for k in ("boxes", "scores", "classes")))
 
