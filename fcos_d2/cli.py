@@ -251,7 +251,7 @@ def _quickstart(args: argparse.Namespace) -> int:
 model     {result.weights}
 config    {result.config}
 metrics   {result.metrics_file}
-picture   {result.picture}  (yellow: ground truth, cyan: detections)
+picture   {result.image}  (yellow: ground truth, cyan: detections)
 curves    {result.curves}
 
 Next, test it in another forest, in Florida instead of Yellowstone:
@@ -446,7 +446,7 @@ def _configs(args: argparse.Namespace) -> int:
 def _check_data(args: argparse.Namespace) -> int:
     from .data.check.dataset import check_dataset
     from .data.check.learnable import input_rule
-    from .data.check.report import class_table, findings_table, save_pictures
+    from .data.check.report import class_table, findings_table, save_images
 
     try:
         train, val = _data_sets(args)
@@ -455,7 +455,7 @@ def _check_data(args: argparse.Namespace) -> int:
         print(class_table(train, val))
         print(f"\n{findings_table(findings)}")
         if args.pictures:
-            saved = save_pictures(findings, args.pictures)
+            saved = save_images(findings, args.pictures)
             print(f"\n{saved} pictures in {args.pictures}")
     except (OSError, ValueError, KeyError) as error:
         return _fail("check-data", error, 2)

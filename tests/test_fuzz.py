@@ -1,4 +1,4 @@
-"""Damaged files of every kind: an error that names the file, never half a result."""
+"""Damaged files of every kind: the error names the file, and nothing is half loaded."""
 
 import json
 import logging

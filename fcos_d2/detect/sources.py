@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.images import PICTURE_SUFFIXES
+from ..utils.files import IMAGE_SUFFIXES
 from .video import VIDEO_SUFFIXES
 
 __all__ = ["Source", "find_sources"]
@@ -93,7 +93,7 @@ def _expand(text: str, recursive: bool) -> list[tuple[Path, Path]]:
     path = Path(text)
     if path.is_dir():
         files = path.rglob("*") if recursive else path.glob("*")
-        suffixes = PICTURE_SUFFIXES + VIDEO_SUFFIXES
+        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
         return [
             (file, path)
             for file in sorted(files)

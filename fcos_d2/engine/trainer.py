@@ -22,10 +22,11 @@ from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
 from ..evaluation.coco import FCOSEvaluator
 from ..modeling.fcos import FCOS
+from ..modeling.speed import order_weights
 from ..modeling.tta import FCOSWithTTA
 from ..utils.device import autocast
 from .ema import EMA, UpdateEMA
-from .hooks import BestCheckpoint, TrainingEnd, ValidationLoss
+from .hooks import BestCheckpoint, StopTraining, ValidationLoss
 from .train_loop import TrainStep
 from .writers import DataTimeWarning, ProgressBar, WandbWriter
 
@@ -55,8 +56,8 @@ class FCOSTrainer(DefaultTrainer):
         self.skip_test = skip_test
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
-        if isinstance(model, FCOS):
-            model.order_weights()
+        if isinstance(model, FCOS) and model.is_channels_last:
+            order_weights(model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg, seed=self.seed, records=records)
         device_ids = {} if torch.device(cfg.MODEL.DEVICE).type == "cuda" else {"device_ids": None}
@@ -70,7 +71,7 @@ class FCOSTrainer(DefaultTrainer):
             optimizer,
             seed=self.seed,
             accumulate=cfg.SOLVER.ACCUMULATE,
-            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
+            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "fp32",
             clip_norm=clip.CLIP_VALUE if clips_whole else 0.0,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -161,7 +162,7 @@ class FCOSTrainer(DefaultTrainer):
         """Train; returns the results of the last evaluation, None without one."""
         try:
             super().train()
-        except TrainingEnd:
+        except StopTraining:
             self.checkpointer.save("model_final", iteration=self.iter)
         return self._last_eval_results
 

@@ -10,8 +10,9 @@ from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ..data.images import Picture
+from ..data.images import ImageInput
 from ..inference.predictor import Predictor
+from ..modeling.head import flatten_maps
 from .metadata import read_sidecar
 from .runtime import load_exported, pad_batch
 
@@ -39,7 +40,11 @@ class Difference:
 
 
 def check_export(
-    path: str | Path, predictor: Predictor, pictures: Sequence[Picture], *, min_score: float = 0.0
+    path: str | Path,
+    predictor: Predictor,
+    pictures: Sequence[ImageInput],
+    *,
+    min_score: float = 0.0,
 ) -> list[Difference]:
     """Compare on each picture, and then on the first four as one batch.
 
@@ -127,11 +132,17 @@ def compare_detections(
 @torch.no_grad()
 def _dense_predictions(model, tensors: list[Tensor]) -> dict[str, np.ndarray]:
     images = model.preprocess_image([{"image": tensor} for tensor in tensors]).tensor
-    rows = [[m.flatten(2).transpose(1, 2) for m in maps] for maps in model.network(images)]
-    if model.head.norm_reg_targets:
-        rows[1] = [r * stride for r, stride in zip(rows[1], model.strides, strict=True)]
-    logits, distances, quality = (torch.cat(parts, dim=1).numpy() for parts in rows)
-    return {"logits": logits, "distances": distances, "quality": quality[..., 0]}
+    predictions = model.predict(images)
+    logits, boxes, quality = (
+        flatten_maps(maps) for maps in (predictions.logits, predictions.boxes, predictions.quality)
+    )
+    strides = predictions.locations.strides[:, None]
+    distances = model.head.box_coder.pixel_distances(boxes, strides)
+    return {
+        "logits": logits.numpy(),
+        "distances": distances.numpy(),
+        "quality": quality[..., 0].numpy(),
+    }
 
 
 def _raw_differences(outputs: dict, expected: dict) -> dict[str, float]:
@@ -153,7 +164,7 @@ def _detection_differences(
         instances = instances[instances.scores >= min_score]
         count = int(outputs["count"][i])
         boxes = torch.from_numpy(outputs["boxes"][i, :count].copy())
-        boxes[:, 2:] += int(model.compat.one_pixel_boxes)
+        boxes[:, 2:] += int(model.postprocess.one_pixel_boxes)
         scores = torch.from_numpy(outputs["scores"][i, :count])
         classes = torch.from_numpy(outputs["classes"][i, :count])
         theirs = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
@@ -168,7 +179,7 @@ def _detection_differences(
     }
 
 
-def _name(picture: Picture, i: int) -> str:
+def _name(picture: ImageInput, i: int) -> str:
     return Path(picture).name if isinstance(picture, (str, Path)) else f"picture {i + 1}"
 
 

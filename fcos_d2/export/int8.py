@@ -4,8 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.images import PICTURE_SUFFIXES
 from ..inference.predictor import Predictor
+from ..utils.files import IMAGE_SUFFIXES
 from .runtime import pad_batch
 from .save import divisibility
 
@@ -18,7 +18,7 @@ def calibration_pictures(folder: str | Path, limit: int = 100) -> list[Path]:
     Raises:
         ValueError: if it holds none.
     """
-    found = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f"no pictures in {folder}: --int8 needs a folder with some, such as 100")
     step = max(len(found) / limit, 1)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from ..inference.predictor import Predictor
+from ..modeling.build import conventions
 from ..version import __version__
 from .save import INPUTS, OUTPUTS, divisibility
 
@@ -31,7 +32,7 @@ def describe(
         source: where the model came from, for the reader only.
     """
     cfg, model = predictor.cfg, predictor.model
-    options, compat = model.postprocess, model.compat
+    options, compat = model.postprocess, conventions(model)
     sizes = {"classes": model.head.num_classes}
     if options.max_detections >= 0:
         most = options.topk_per_level * len(model.strides)
@@ -58,14 +59,14 @@ def describe(
         },
         "size_divisibility": divisibility(model.backbone),
         "strides": list(model.strides),
-        "score": "class x quality probability" + ("" if compat.product_scores else ", its root"),
+        "score": "class x quality probability" + ("" if options.product_scores else ", its root"),
         "score_threshold": options.score_threshold,
         "min_score": min_score,
         "nms_type": options.nms_type,
         "nms_threshold": options.nms_threshold,
         "topk_per_level": options.topk_per_level,
         "max_detections": options.max_detections,
-        "added_to_x2_y2_after_scaling": int(compat.one_pixel_boxes),
+        "added_to_x2_y2_after_scaling": int(options.one_pixel_boxes),
         "compat": {name: True for name, value in vars(compat).items() if value},
         "source": source,
         "versions": {"fcos_d2": __version__, **_versions()},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.images import Picture, read_rgb
+from ..data.images import ImageInput, read_rgb
 
 __all__ = ["Detections", "class_color"]
 
@@ -94,7 +94,7 @@ class Detections:
             source=values.get("source"),
         )
 
-    def draw(self, image: Picture) -> Image.Image:
+    def draw(self, image: ImageInput) -> Image.Image:
         """The picture with boxes, class names and scores, a colour for each class.
 
         All boxes are drawn, the best on top. A label that would cover that of a better one is left

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import get_cfg
-from ..data.images import Picture, read_rgb
+from ..data.images import ImageInput, read_rgb
 from ..modeling.speed import fold_detector
 from ..utils.device import autocast, check_precision, choose_device
 from .detections import Detections
@@ -158,7 +158,7 @@ class Predictor:
         )
 
     def __call__(
-        self, images: Picture | Iterable[Picture], *, batch_size: int = 1
+        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 1
     ) -> Detections | list[Detections] | Iterator[Detections]:
         """Detect.
 
@@ -184,7 +184,7 @@ class Predictor:
             return (found for _, found in self.stream(map(self.prepare, images), batch_size))
         return self.detect([self.prepare(images)])[0]
 
-    def prepare(self, picture: Picture) -> PreparedPicture:
+    def prepare(self, picture: ImageInput) -> PreparedPicture:
         """Read and resize a picture as detectron2 does in evaluation; can run in any thread."""
         rgb = read_rgb(picture)
         height, width = rgb.shape[:2]

@@ -50,7 +50,7 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
     """
     precision = parse_precision(precision, key)
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError(f"{key} fp16 needs a GPU; on the CPU set it to bf16 or fp32")
+        raise ValueError(f"{key} fp16 does not work on the CPU: take bf16 or fp32, or a GPU")
     return precision
 
 

@@ -15,10 +15,10 @@ from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.checkpoint.convert import (
     FORMATS,
     convert,
+    convert_names,
     detect_format,
-    fit_names,
-    tensors_that_do_not_fit,
-    to_ours,
+    list_mismatches,
+    match_counters,
 )
 
 KEYS = key_lists()
@@ -40,16 +40,16 @@ def config_of(published):
 def test_every_published_model_converts_completely(published):
     keys = KEYS[published]
     state = {k: torch.empty(v, device="meta") for k, v in keys.items()}
-    form = detect_format(state)
-    assert form.name == FOLDERS.get(published.split("/")[0], published.split("/")[0])
+    foreign = detect_format(state)
+    assert foreign.name == FOLDERS.get(published.split("/")[0], published.split("/")[0])
     cfg = fcos_d2.get_cfg()
     cfg.merge_from_file(fcos_d2.get_config_file(config_of(published)))
     cfg.MODEL.DEVICE = "cpu"
     if "7cls" in published:
         cfg.MODEL.FCOS.NUM_CLASSES = 7
     own = build_model(cfg).state_dict()
-    state = fit_names(to_ours(state, form), own)
-    assert tensors_that_do_not_fit(state, own) == []
+    state = match_counters(convert_names(state, foreign), own)
+    assert list_mismatches(state, own) == []
 
 
 def test_all_published_key_lists_are_there():
@@ -123,7 +123,7 @@ def inputs_of(case):
     for i in range(len([k for k in case if k.startswith("image")])):
         image = case[f"image{i}"]
         size = tuple(case["output_hw"][i].tolist()) if "output_hw" in case else image.shape[1:]
-        if f"resized{i}" in case:  # the original resized and normalised it: undo the latter
+        if f"resized{i}" in case:  # the original resized and normalized it: undo the normalization
             mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
             image = (case[f"resized{i}"] * std + mean) * 255
         inputs.append({"image": image, "height": size[0], "width": size[1]})

@@ -11,10 +11,13 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from fcos_d2.modeling.assigners.center import ltrb_distances
+from fcos_d2.modeling.box_coder import BoxCoder, ltrb_distances
+from fcos_d2.modeling.build import make_criterion, with_conventions
+from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.fcos import FCOS
-from fcos_d2.modeling.head import FCOSHead
-from fcos_d2.modeling.postprocess import detect_images
+from fcos_d2.modeling.ground_truth import GroundTruth
+from fcos_d2.modeling.head import FCOSHead, Predictions
+from fcos_d2.modeling.postprocess import PostprocessOptions, detect_images
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STRIDES = [8, 16, 32, 64, 128]
@@ -50,13 +53,47 @@ class TinyBackbone(Backbone):
         return max(self.strides.values())
 
 
-def tiny_fcos(num_classes=6, head=None, **options):
-    head = {"num_cls_convs": 1, "num_box_convs": 1, **(head or {})}
+class GivenDistances(BoxCoder):
+    """The raw numbers are the distances, for reference numbers that start from distances."""
+
+    def __init__(self, in_strides=False):
+        self.in_strides = in_strides
+
+    def distances(self, raw):
+        return raw.float()
+
+    def initial_bias(self, prior_distance):
+        return 0.0
+
+
+def fcos_from(backbone, head, compat=None, postprocess=None, model_options=None, **criterion):
+    """An FCOS whose parts follow ``compat``; other options are those of ``make_criterion``."""
+    compat = compat or Compat()
     return FCOS(
-        backbone=TinyBackbone(),
-        head=FCOSHead(in_channels=32, num_levels=5, num_classes=num_classes, **head),
-        pixel_mean=[0.0, 0.0, 0.0],
-        pixel_std=[50.0, 50.0, 50.0],
+        backbone=backbone,
+        head=head,
+        criterion=make_criterion(head.num_levels, head.box_coder, compat=compat, **criterion),
+        even_grid=compat.grid_locations,
+        postprocess=with_conventions(postprocess or PostprocessOptions(), compat),
+        **(model_options or {}),
+    )
+
+
+def tiny_fcos(num_classes=6, head=None, pixel_mean=(0.0, 0.0, 0.0), **options):
+    head = {"num_cls_convs": 1, "num_box_convs": 1, **(head or {})}
+    names = (
+        "in_features",
+        "vis_period",
+        "memory_format",
+        "fold_norms",
+        "compile_mode",
+        "input_format",
+    )
+    model_options = {name: options.pop(name) for name in names if name in options}
+    return fcos_from(
+        TinyBackbone(),
+        FCOSHead(in_channels=32, num_levels=5, num_classes=num_classes, **head),
+        model_options={"pixel_mean": pixel_mean, "pixel_std": [50.0] * 3, **model_options},
         **options,
     )
 
@@ -90,10 +127,36 @@ def maps(values, locations):
     ]
 
 
+def head_outputs(head, features):
+    """Logits, ltrb distances in the unit of the box coder, and quality: L maps each."""
+    logits, boxes, quality = head(features)
+    distances = [head.box_coder.distances(x.movedim(1, -1)).movedim(-1, 1) for x in boxes]
+    return logits, distances, quality
+
+
+def as_truth(instances, ignore=None):
+    """Instances of N images as assigners and losses read them."""
+    return GroundTruth(
+        boxes=torch.cat([x.gt_boxes.tensor for x in instances]),
+        classes=torch.cat([x.gt_classes for x in instances]),
+        counts=[len(x) for x in instances],
+        ignore=ignore,
+    )
+
+
+def losses_of(model, logits, boxes, quality, locations, instances, ignore=None):
+    """Losses of given predictions, L maps each."""
+    predictions = Predictions(logits, boxes, quality, locations)
+    criterion = model.criterion
+    targets = criterion.targets(locations, as_truth(instances, ignore), predictions)
+    normalizers = criterion.normalizers(targets, model.moving_num_fg)
+    return criterion(predictions, targets, normalizers)
+
+
 def matched_boxes(model, locations, instances):
     """(N, P) index of the matched box among the boxes of all images, -1 for background."""
-    matches = model.assign(locations, instances)
-    return matches.dense(len(instances), len(locations.points))
+    assignment = model.criterion.assigner(locations, as_truth(instances))
+    return assignment.to_map(len(instances), len(locations.points))
 
 
 def labels_and_targets(model, locations, instances):
@@ -107,12 +170,11 @@ def labels_and_targets(model, locations, instances):
     return classes[matched], ltrb_distances(locations.points, boxes[matched])
 
 
-def detect_one(logits, distances, quality, locations, size, options, compat):
+def detect_one(logits, distances, quality, locations, size, options, compat=None):
     """Detections of one image from (P, C) logits, (P, 4) pixels, (P,) quality logits."""
-    return detect_images(
-        maps(logits[None], locations), distances[None], quality[None], locations, [size], options,
-        compat,
-    )[0]  # fmt: skip
+    given = (maps(x[None], locations) for x in (logits, distances, quality))
+    options = with_conventions(options, compat or Compat())
+    return detect_images(Predictions(*given, locations), [size], options, GivenDistances())[0]
 
 
 def one_hot_focal_loss(logits, labels, alpha=0.25, gamma=2.0):
