@@ -42,14 +42,14 @@ class FCOSTrainer(DefaultTrainer):
     """Trains FCOS from a config; see detectron2's ``DefaultTrainer``.
 
     Args:
-        cfg: the config.
-        skip_test: leave out every evaluation.
-        records: of the training data, if they were loaded already.
+        cfg: config of the run.
+        skip_test: skip every evaluation.
+        records: records of the training data, if they are loaded already.
     """
 
     def __init__(self, cfg, skip_test: bool = False, records: Sequence[dict] | None = None):
-        # DefaultTrainer's own __init__ wraps the model for GPUs only and fixes the checkpointer,
-        # so this one does the same steps anew.
+        # DefaultTrainer.__init__ wraps the model for GPUs only and fixes the checkpointer, so the
+        # same steps are repeated here.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
@@ -105,7 +105,7 @@ class FCOSTrainer(DefaultTrainer):
                 )
         if self.ema and self.ema.steps == 0:  # also after a run that had no averages
             self.ema.restart()
-        # The batches that come next depend on nothing but these two numbers.
+        # The next batches depend only on these two numbers.
         self._trainer.data_loader.start = self.start_iter
         self._trainer.data_loader.seed = self._trainer.seed = self.seed
 
@@ -123,7 +123,7 @@ class FCOSTrainer(DefaultTrainer):
             default.insert(0, UpdateEMA(self.ema))
         if self.skip_test:
             return [h for h in default if not isinstance(h, hooks.EvalHook)]
-        # Averages come before what uses them; what judges an evaluation comes after it, and both
+        # The average comes before its users, hooks that read an evaluation come after it, and both
         # before the writers, which detectron2 puts last.
         position = next(i for i, h in enumerate(default) if isinstance(h, hooks.EvalHook))
         after: list[HookBase] = []
@@ -159,7 +159,7 @@ class FCOSTrainer(DefaultTrainer):
         return writers
 
     def train(self):
-        """Train; returns the results of the last evaluation, None without one."""
+        """Train; return the results of the last evaluation, None without one."""
         try:
             super().train()
         except StopTraining:
@@ -167,7 +167,7 @@ class FCOSTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def test_now(self):
-        """Evaluate the present weights, or their average if SOLVER.EMA.ENABLED."""
+        """Evaluate the current weights, or their average if SOLVER.EMA.ENABLED."""
         with self.ema.swapped() if self.ema else contextlib.nullcontext():
             return self.test(self.cfg, self.model)
 
@@ -209,7 +209,7 @@ class FCOSTrainer(DefaultTrainer):
     def build_optimizer(cls, cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
         """SGD or AdamW (SOLVER.OPTIMIZER) with detectron2's options for norms and biases.
 
-        SOLVER.BACKBONE_MULTIPLIER scales the learning rate of what lies below the FPN.
+        SOLVER.BACKBONE_MULTIPLIER scales the learning rate of the backbone below the FPN.
         """
         solver = cfg.SOLVER
 
@@ -241,7 +241,7 @@ class FCOSTrainer(DefaultTrainer):
 
 
 def build_validation_loader(cfg, dataset: str):
-    """Images with ground truth, as in inference, once over."""
+    """Loader of each image of a dataset once, resized as in inference, with ground truth."""
     mapper = FCOSDatasetMapper(cfg, is_train=True)
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
     mapper.min_visible = 0.0

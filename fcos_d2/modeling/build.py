@@ -21,7 +21,6 @@ from .nms import NMS_TYPES
 from .postprocess import PostprocessOptions
 
 __all__ = [
-    "build_assigner",
     "build_box_coder",
     "build_compat",
     "build_criterion",
@@ -30,7 +29,6 @@ __all__ = [
     "check_choice",
     "conventions",
     "fcos_arguments",
-    "make_assigner",
     "make_criterion",
     "old_arguments",
     "select_features",
@@ -178,12 +176,18 @@ def make_criterion(
     Raises:
         ValueError: naming the config key with an unknown or impossible value.
     """
+    check_choice("ASSIGNER", assigner, ASSIGNERS)
     check_choice("CLS_LOSS", cls_loss, CLS_LOSSES)
     check_choice("LOC_LOSS_TYPE", loc_loss_type, BOX_LOSSES)
     check_choice("BOX_QUALITY", box_quality, BOX_QUALITIES)
     check_choice("LOSS_NORMALIZER_CLS", cls_loss_normalizer, CLS_NORMALIZERS)
     return FCOSCriterion(
-        assigner=make_assigner(num_levels, assigner, sizes_of_interest, center_radius, compat),
+        assigner=CenterAssigner(
+            ranges=size_ranges(sizes_of_interest, num_levels),
+            center_radius=center_radius,
+            plus_one_area=compat.one_pixel_boxes,
+            exclusive_ranges=compat.exclusive_ranges,
+        ),
         box_coder=box_coder,
         class_loss=functools.partial(sigmoid_focal_loss, alpha=focal_alpha, gamma=focal_gamma),
         loc_loss_type=loc_loss_type,
@@ -192,23 +196,6 @@ def make_criterion(
         cls_normalizer=cls_loss_normalizer,
         box_loss_smoothing=0.0 if compat.unsmoothed_iou else 1.0,
         weight_by_centerness=not compat.unweighted_box_loss,
-    )
-
-
-def make_assigner(
-    num_levels: int,
-    assigner: str,
-    sizes_of_interest: Sequence[float],
-    center_radius: float | None,
-    compat: Compat = DEFAULT_COMPAT,
-) -> CenterAssigner:
-    """Assigner from named options; see :func:`make_criterion`."""
-    check_choice("ASSIGNER", assigner, ASSIGNERS)
-    return CenterAssigner(
-        ranges=size_ranges(sizes_of_interest, num_levels),
-        center_radius=center_radius,
-        plus_one_area=compat.one_pixel_boxes,
-        exclusive_ranges=compat.exclusive_ranges,
     )
 
 
@@ -228,14 +215,6 @@ def build_criterion(options, num_levels: int, box_coder: BoxCoder) -> FCOSCriter
         loc_loss_type=options.LOC_LOSS_TYPE,
         box_quality=options.BOX_QUALITY,
         compat=build_compat(options),
-    )
-
-
-def build_assigner(options, num_levels: int) -> CenterAssigner:
-    """Assigner of a ``MODEL.FCOS`` node."""
-    radius = options.POS_RADIUS if options.CENTER_SAMPLE else None
-    return make_assigner(
-        num_levels, options.ASSIGNER, options.SIZES_OF_INTEREST, radius, build_compat(options)
     )
 
 

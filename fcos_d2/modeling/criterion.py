@@ -74,10 +74,11 @@ class Targets:
     num_locations: int
 
 
+@dataclass(frozen=True)
 class FCOSCriterion:
     """Assigner, class loss, box loss and quality loss.
 
-    Args:
+    Attributes:
         assigner: decides which locations learn which boxes.
         box_coder: representation of the boxes that the head predicts.
         class_loss: ``(map, positive_index, labels, score) -> sum``; see ``sigmoid_focal_loss``.
@@ -86,32 +87,19 @@ class FCOSCriterion:
         cls_loss_weight: factor of the class loss.
         cls_normalizer: divisor of the class loss: "fg" (number of positives), "moving_fg" (its
             moving average) or "all" (number of locations).
-        box_loss_smoothing: pixels or strides added to intersection and union in the box loss.
+        box_loss_smoothing: added to intersection and union in the box loss.
         weight_by_centerness: weight the box loss by centerness, with box_quality "ctrness".
     """
 
-    def __init__(
-        self,
-        *,
-        assigner: Assigner,
-        box_coder: BoxCoder,
-        class_loss: ClassLoss,
-        loc_loss_type: str = "giou",
-        box_quality: str = "ctrness",
-        cls_loss_weight: float = 1.0,
-        cls_normalizer: str = "fg",
-        box_loss_smoothing: float = 1.0,
-        weight_by_centerness: bool = True,
-    ):
-        self.assigner = assigner
-        self.box_coder = box_coder
-        self.class_loss = class_loss
-        self.loc_loss_type = loc_loss_type
-        self.box_quality = box_quality
-        self.cls_loss_weight = cls_loss_weight
-        self.cls_normalizer = cls_normalizer
-        self.box_loss_smoothing = box_loss_smoothing
-        self.weight_by_centerness = weight_by_centerness
+    assigner: Assigner
+    box_coder: BoxCoder
+    class_loss: ClassLoss
+    loc_loss_type: str = "giou"
+    box_quality: str = "ctrness"
+    cls_loss_weight: float = 1.0
+    cls_normalizer: str = "fg"
+    box_loss_smoothing: float = 1.0
+    weight_by_centerness: bool = True
 
     @torch.no_grad()
     def targets(

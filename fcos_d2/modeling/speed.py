@@ -202,7 +202,7 @@ def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
     def ends(conv, inputs, output):
         made[id(output)] = conv, inputs[0].clone(), output
 
-    def normalised(norm, inputs, output):
+    def record_pair(norm, inputs, output):
         calls[norm] += 1
         found = inside.get(norm) or made.get(id(inputs[0]))
         if found:
@@ -213,7 +213,7 @@ def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
         if isinstance(each, nn.Conv2d):
             hooks += [each.register_forward_pre_hook(starts), each.register_forward_hook(ends)]
         elif getattr(each, "running_var", None) is not None:
-            hooks.append(each.register_forward_hook(normalised))
+            hooks.append(each.register_forward_hook(record_pair))
     try:
         module(example)
     finally:

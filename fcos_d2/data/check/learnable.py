@@ -9,7 +9,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 
 from ...config import get_cfg, get_config_file
 from ...modeling.assigners import Assigner, CenterAssigner
-from ...modeling.build import build_assigner
+from ...modeling.build import build_box_coder, build_criterion
 from ...modeling.ground_truth import GroundTruth
 from ...modeling.locations import LocationGenerator, Locations, size_ranges
 
@@ -80,7 +80,7 @@ def input_rule(
         min_size=min_size,
         max_size=max_size,
         locations=LocationGenerator(strides, even_grid=options.COMPAT.GRID_LOCATIONS),
-        assigner=build_assigner(options, len(strides)),
+        assigner=build_criterion(options, len(strides), build_box_coder(options)).assigner,
     )
 
 

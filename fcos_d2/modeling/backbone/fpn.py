@@ -22,7 +22,7 @@ __all__ = [
 
 
 class LastLevelP6(nn.Module):
-    """P6 alone: one strided convolution."""
+    """P6 without P7: one strided convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, in_feature: str = "p5"):
         super().__init__()
@@ -50,15 +50,14 @@ def build_fpn(
     """An FPN with ``top_levels`` strided levels on top.
 
     Args:
-        bottom_up: gives the features named in ``in_features``.
-        in_features: of doubling strides, fine to coarse; empty takes strides 8, 16 and 32.
-        out_channels, norm, fuse_type: of detectron2's FPN.
+        bottom_up: backbone that returns the features named in ``in_features``.
+        in_features: features with doubling strides, fine to coarse; empty takes strides 8, 16, 32.
+        out_channels, norm, fuse_type: see detectron2's FPN.
         top_levels: 0, 1 or 2.
-        top_block_in: what they start from, the FPN's coarsest output ("p5") or the backbone's
-            ("res5").
+        top_block_in: their input, the FPN's coarsest output ("p5") or the backbone's ("res5").
         top_block: "conv", a strided convolution for each level, or "maxpool", which keeps every
             second value of the FPN's coarsest output for one level.
-        relu: put a ReLU behind every convolution of the FPN, as the official code can.
+        relu: apply a ReLU after every convolution of the FPN, an option of the official code.
 
     Raises:
         ValueError: naming the config key, for features or options that do not fit.
