@@ -20,7 +20,7 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     errors = captured.err.splitlines()
     assert len(errors) == 2
     assert "cut.jpg cannot be read: image file is truncated" in errors[0]
-    assert "text.jpg cannot be read: it is not an image" in errors[1]
+    assert "text.jpg cannot be read: not an image" in errors[1]
     assert "6 images" in captured.out
     assert "2 failures" in captured.out
 
