@@ -52,7 +52,7 @@ def check_datasets(num_classes: int, names: Sequence[str]) -> None:
                 f"MODEL.FCOS.NUM_CLASSES {len(classes)}"
             )
         seen[name] = classes
-    first = next(iter(seen), None)
+    first = next(iter(seen), "")
     for name, classes in seen.items():
         if classes != seen[first]:
             raise ValueError(

@@ -224,6 +224,7 @@ class FCOSTrainer(DefaultTrainer):
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
             lr_factor_func=lr_factor,
         )
+        kind: type[torch.optim.Optimizer]
         options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
         if solver.FUSED:
             options["fused"] = True

@@ -63,7 +63,7 @@ class RawModel(nn.Module):
         ]
         maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalization
         even_grid = model.location_generator.even_grid
-        levels = []
+        levels: list[tuple[Tensor, ...]] = []
         for logits, boxes, quality, stride in zip(*maps, model.strides, strict=True):
             shape = logits.shape[-2:]
             locate = LocationGenerator([stride], even_grid)

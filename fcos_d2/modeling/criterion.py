@@ -150,6 +150,7 @@ class FCOSCriterion:
         sums = mean(torch.stack((positive.sum().float(), centerness.sum())))
         num_positive = sums[0].clamp(min=1)
         if self.cls_normalizer == "moving_fg":
+            assert moving_num_fg is not None
             if sync:
                 moving_num_fg.mul_(0.9).add_(num_positive, alpha=0.1)
             cls = moving_num_fg.clone()  # the next step changes it, backward may come later

@@ -79,15 +79,12 @@ class FCOS(nn.Module):
             criterion, even_grid, postprocess, postprocess_train = old_arguments(
                 old, len(self.strides), head.box_coder, postprocess, postprocess_train
             )
-        self.backbone = backbone
-        self.head = head
+        self.backbone, self.head = backbone, head
         self.criterion = criterion or make_criterion(len(self.strides), head.box_coder)
         self.location_generator = LocationGenerator(tuple(self.strides), even_grid)
         self.input_format = input_format
-        self.postprocess = postprocess
-        self.postprocess_train = postprocess_train
-        self.vis_period = vis_period
-        self.memory_format = memory_format
+        self.postprocess, self.postprocess_train = postprocess, postprocess_train
+        self.vis_period, self.memory_format = vis_period, memory_format
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         is_moving = self.criterion.cls_normalizer == "moving_fg"
@@ -102,6 +99,10 @@ class FCOS(nn.Module):
     @classmethod
     def from_config(cls, cfg):
         return fcos_arguments(cfg)
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    moving_num_fg: Tensor | None
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +154,8 @@ class FCOS(nn.Module):
             sync: see :meth:`FCOSCriterion.normalizers`; False for validation, where processes may
                 see different numbers of batches and nothing in the model may change.
         """
-        images = self.preprocess_image(batched_inputs, normalizers and normalizers.padded_size)
+        size = normalizers.padded_size if normalizers else None
+        images = self.preprocess_image(batched_inputs, size)
         predictions = self.predict(images.tensor)
         truth = collect_ground_truth(batched_inputs, self.head.num_classes, self.device)
         targets = self.criterion.targets(predictions.locations, truth, predictions)
@@ -205,7 +207,7 @@ class FCOS(nn.Module):
         if self._network is not type(self).network:
             torch.compiler.cudagraph_mark_step_begin()
         logits, boxes, quality = self._network(self, images)
-        shapes = [tuple(level.shape[-2:]) for level in quality]
+        shapes = [level.shape[-2:] for level in quality]
         locations = self.location_generator(shapes, images.shape[-2:], self.device)
         return Predictions(logits, boxes, quality, locations)
 

@@ -75,7 +75,7 @@ class Tower(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
-    def forward(self, x: Tensor, level: int) -> Tensor:
+    def forward(self, x: Tensor, level: int) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, level) if isinstance(layer, PerLevelNorm) else layer(x)
         return x
@@ -162,9 +162,11 @@ class FCOSHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
-        nn.init.constant_(self.bbox_pred.bias, self.box_coder.initial_bias(self.prior_distance))
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        distance = self.box_coder.initial_bias(self.prior_distance)
+        logit = -math.log((1 - self.prior_prob) / self.prior_prob)
+        nn.init.constant_(self.bbox_pred.bias, distance)  # type: ignore[arg-type]
+        nn.init.constant_(self.cls_logits.bias, logit)  # type: ignore[arg-type]
 
     def forward(
         self, features: Sequence[Tensor]

@@ -67,26 +67,26 @@ class LocationGenerator:
 
     def __call__(
         self,
-        shapes: Sequence[tuple[int, int]],
-        padded_size: tuple[int, int],
+        shapes: Sequence[Sequence[int]],
+        padded_size: Sequence[int],
         device: torch.device | str | None = None,
     ) -> Locations:
         """Locations of feature maps with these (height, width), of images padded to this size."""
-        divide = tuple(padded_size) if self.even_grid else None
+        divide = padded_size if self.even_grid else None
         return make_locations(shapes, self.strides, device, divide=divide)
 
-    def shapes(self, padded_size: tuple[int, int]) -> list[tuple[int, int]]:
+    def shapes(self, padded_size: Sequence[int]) -> list[tuple[int, int]]:
         """(height, width) of the feature map of each level."""
         height, width = padded_size
         return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
 
 
 def make_locations(
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[Sequence[int]],
     strides: Sequence[int],
     device: torch.device | str | None = None,
     *,
-    divide: tuple[int, int] | None = None,
+    divide: Sequence[int] | None = None,
 ) -> Locations:
     """Place one location at the center of each feature-map cell: ``(j + 1/2, i + 1/2) * stride``.
 

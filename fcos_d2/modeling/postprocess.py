@@ -103,8 +103,9 @@ def detect_images(
     scores = final_scores(found.scores, options)
     boxes = decode_boxes(found.points, found.distances)
     counts = found.image_index.bincount(minlength=len(image_sizes)).tolist()
-    parts = zip(*(x.split(counts) for x in (boxes, scores, found.classes, found.points)))
-    return [_select(*part, size, options) for part, size in zip(parts, image_sizes, strict=True)]
+    fields = (boxes, scores, found.classes, found.points)
+    parts = zip(image_sizes, *(x.split(counts) for x in fields), strict=True)
+    return [_select(options, *part) for part in parts]
 
 
 def rank_scores(
@@ -256,12 +257,12 @@ def _best_of_groups(ranked: Tensor, counts: Sequence[int], limit: int) -> Tensor
 
 
 def _select(
+    options: PostprocessOptions,
+    image_size: tuple[int, int],
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
     points: Tensor,
-    image_size: tuple[int, int],
-    options: PostprocessOptions,
 ) -> Instances:
     """Detections among the candidates of one image."""
     height, width = image_size

@@ -7,6 +7,7 @@ Folding does this to the weights of the preceding convolution instead of to its 
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ def fold_for_training(module: nn.Module) -> int:
     return count
 
 
-def fold_detector(model: nn.Module) -> int:
+def fold_detector(model: Any) -> int:
     """Apply :func:`fold_for_inference` to the backbone of an FCOS; return the number of norms.
 
     The weights of all convolutions are also put into the memory order of the images.
@@ -153,7 +154,7 @@ class _Pair:
         parent, name: module and attribute that hold the norm.
     """
 
-    def __init__(self, conv, norm, x: Tensor, y: Tensor, parent: nn.Module, name: str):
+    def __init__(self, conv: Any, norm: Any, x: Tensor, y: Tensor, parent: nn.Module, name: str):
         self.conv, self.norm, self.x, self.y = conv, norm, x, y
         self.parent, self.name = parent, name
         self.weight, self.bias = conv.weight, conv.bias
@@ -165,7 +166,7 @@ class _Pair:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias,
         )  # fmt: skip
-        act = getattr(norm, "act", nn.Identity())  # timm's norms contain it
+        act: nn.Module = getattr(norm, "act", nn.Identity())  # timm's norms contain it
         setattr(self.parent, self.name, act)
         expected = self.y
         if self.parent is not conv:
