@@ -1,10 +1,10 @@
-"""AP and speed of exported ONNX files beside PyTorch, on a registered data set.
+"""AP and speed of exported ONNX files beside PyTorch, on a registered dataset.
 
     python benchmarks/onnx_ap.py MODEL FILE.onnx [FILE.onnx ...] [--dataset NAME] [--threads N]
 
-MODEL is the folder that the complete files were exported from. All see the same resized pictures,
-one at a time, in turn: picture by picture PyTorch and then each file, so that whatever else the
-machine does slows all of them. Times are medians over pictures, from pixels to detections.
+MODEL is the folder that the complete files were exported from. All see the same resized images,
+one at a time, in turn: image by image PyTorch and then each file, so that whatever else the
+machine does slows all of them. Times are medians over images, from pixels to detections.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def average_precision(ground_truth: COCO, detections: list[dict]) -> tuple[float
 
 
 def as_results(record: dict, shape, boxes, scores, classes, categories) -> list[dict]:
-    """COCO results, in pixels of the original picture, of boxes in pixels of the network's."""
+    """COCO results, in pixels of the original image, of boxes in pixels of the network's."""
     scale = [record["width"] / shape[1], record["height"] / shape[0]] * 2
     boxes = np.asarray(boxes, dtype=np.float64) * scale
     return [
@@ -64,7 +64,7 @@ def from_file(path: str, threads: int):
         found = run(*pad_batch([tensor], metadata["size_divisibility"]))
         count = int(found["count"][0])
         boxes = found["boxes"][0, :count]
-        boxes[:, 2:] += metadata["added_to_x2_y2_after_scaling"]  # pictures here keep their size
+        boxes[:, 2:] += metadata["added_to_x2_y2_after_scaling"]  # images here keep their size
         return boxes, found["scores"][0, :count], found["classes"][0, :count]
 
     return detect
@@ -112,7 +112,7 @@ def main() -> None:
     ]
     headers = ("", "AP", "AP50", "time, PyTorch = 1")
     print("\n" + tabulate(rows, headers, floatfmt=".2f", tablefmt="github"))
-    print(f"PyTorch: {unit * 1000:.0f} ms a picture, {args.threads} threads")
+    print(f"PyTorch: {unit * 1000:.0f} ms an image, {args.threads} threads")
 
 
 if __name__ == "__main__":

@@ -236,11 +236,11 @@ def inference_runs(models, images: int, args) -> dict[str, Callable[[], None]]:
     """Whole models, and the floor: our backbone and head alone. Ours is as ``Predictor`` has it."""
     height, width = args.size
     device = torch.device(args.device)
-    pictures = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8).to(device)
-    inputs = [{"image": picture} for picture in pictures]
+    pixels = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8).to(device)
+    inputs = [{"image": image} for image in pixels]
     trained, torchvision, theirs = (models[name].eval() for name in NAMES)
     torchvision.transform.min_size, torchvision.transform.max_size = (min(args.size),), 1333
-    floats = [picture / 255 for picture in pictures]
+    floats = [image / 255 for image in pixels]
     ours = copy.deepcopy(trained)
     fold_detector(ours)
     prepared = ours.preprocess_image(inputs).tensor
@@ -272,13 +272,13 @@ def inference_runs(models, images: int, args) -> dict[str, Callable[[], None]]:
 def training_runs(models, args) -> dict[str, Callable[[], None]]:
     """A step with SGD and 20 boxes an image."""
     images, device = args.batch, torch.device(args.device)
-    pictures = torch.randint(0, 256, (images, 3, *args.size), dtype=torch.uint8).to(device)
+    pixels = torch.randint(0, 256, (images, 3, *args.size), dtype=torch.uint8).to(device)
     truth = random_boxes(images, 20, *args.size, args.device)
     inputs = [
         {"image": x, "instances": Instances(args.size, gt_boxes=Boxes(b), gt_classes=c)}
-        for x, (b, c) in zip(pictures, truth, strict=True)
+        for x, (b, c) in zip(pixels, truth, strict=True)
     ]
-    floats = [picture / 255 for picture in pictures]
+    floats = [image / 255 for image in pixels]
     targets = [{"boxes": boxes, "labels": classes} for boxes, classes in truth]
     models["torchvision"].transform.min_size = (min(args.size),)
 

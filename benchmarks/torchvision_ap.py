@@ -1,11 +1,11 @@
-"""The same weights in torchvision's FCOS and in ours, from raw pictures: AP, and why it differs.
+"""The same weights in torchvision's FCOS and in ours, from raw images: AP, and why it differs.
 
     python benchmarks/torchvision_ap.py FOLDER [--iterations N]
 
-FOLDER is a small COCO data set: images/, annotations/instances_train.json and instances_val.json. A
+FOLDER is a small COCO dataset: images/, annotations/instances_train.json and instances_val.json. A
 small torchvision FCOS is converted, trained here from random weights, and its weights are put back.
-Then each side reads, resizes and normalises the pictures in its own way; a third row gives
-torchvision the pictures as detectron2 resizes them, so that what remains is the network.
+Then each side reads, resizes and normalizes the images in its own way; a third row gives
+torchvision the images as detectron2 resizes them, so that what remains is the network.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def compare(ours, theirs: FCOS, folder: Path) -> dict[str, tuple[float, float]]:
     ground_truth = COCO(str(folder / "annotations/instances_val.json"))
     categories = sorted(ground_truth.getCatIds())
     resize = ResizeShortestEdge(MIN_SIZE, MAX_SIZE)
-    found: dict[str, list[dict]] = {"ours": [], "torchvision": [], "torchvision, our pictures": []}
+    found: dict[str, list[dict]] = {"ours": [], "torchvision": [], "torchvision, our images": []}
     device = ours.device
     theirs.to(device)
     for image_id, record in ground_truth.imgs.items():
@@ -144,8 +144,8 @@ def compare(ours, theirs: FCOS, folder: Path) -> dict[str, tuple[float, float]]:
         found["ours"] += as_results(image_id, boxes, scores, output.pred_classes, categories)
 
         theirs.transform.min_size = (MIN_SIZE,)
-        picture = torch.from_numpy(raw.copy()).permute(2, 0, 1).to(device) / 255
-        (output,) = theirs([picture])
+        image = torch.from_numpy(raw.copy()).permute(2, 0, 1).to(device) / 255
+        (output,) = theirs([image])
         found["torchvision"] += as_results(
             image_id, output["boxes"], output["scores"], output["labels"], categories
         )
@@ -153,7 +153,7 @@ def compare(ours, theirs: FCOS, folder: Path) -> dict[str, tuple[float, float]]:
         theirs.transform.min_size = (min(resized.shape[1:]),)  # resizes to the size it has
         (output,) = theirs([resized / 255])
         scale = torch.tensor([width / resized.shape[2], height / resized.shape[1]]).repeat(2)
-        found["torchvision, our pictures"] += as_results(
+        found["torchvision, our images"] += as_results(
             image_id, output["boxes"].cpu() * scale, output["scores"], output["labels"], categories
         )
     return {name: average_precision(ground_truth, results) for name, results in found.items()}

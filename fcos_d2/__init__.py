@@ -1,4 +1,4 @@
-"""FCOS for Detectron2. Importing this package registers its models, backbones and data sets."""
+"""FCOS for Detectron2. Importing this package registers its models, backbones and datasets."""
 
 try:
     import detectron2  # noqa: F401

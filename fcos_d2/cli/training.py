@@ -148,7 +148,7 @@ def check_data(args: Namespace) -> int:
     print(f"\n{findings_table(findings)}")
     if args.pictures:
         saved = save_images(findings, args.pictures)
-        print(f"\n{saved} pictures in {args.pictures}")
+        print(f"\n{saved} images in {args.pictures}")
     return int(any(finding.severity == "error" for finding in findings))
 
 

@@ -137,7 +137,7 @@ class CompleteModel(nn.Module):
         )
         passed = (tested > options.score_threshold) & valid[..., None]
         ranked = torch.where(passed, ranked, -1.0).flatten(1)
-        # With so much padding there are always enough to choose from, in a picture of any size.
+        # With this padding there are always enough candidates, in an image of any size.
         ranked = F.pad(ranked, (0, options.topk_per_level), value=-1.0)
         best, index = ranked.topk(options.topk_per_level)
         # In the order of locations, because NMS takes the first of equal scores.

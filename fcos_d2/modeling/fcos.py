@@ -16,7 +16,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ..utils.device import to_device
-from ..utils.visualize import training_picture
+from ..utils.visualize import training_image
 from . import speed
 from .backbone.size import padded_size
 from .build import check_choice, fcos_arguments, make_criterion, old_arguments, select_features
@@ -236,5 +236,5 @@ class FCOS(nn.Module):
         if storage is not None and storage.iter % self.vis_period == 0:
             options, coder = self.postprocess_train, self.head.box_coder
             detections = detect_images(predictions, image_sizes, options, coder)
-            image = training_picture(batched_inputs[0], detections[0], self.input_format)
+            image = training_image(batched_inputs[0], detections[0], self.input_format)
             storage.put_image("Left: ground truth. Right: detections", image)

@@ -16,7 +16,7 @@ __all__ = [
     "class_color",
     "draw_boxes",
     "draw_labeled_boxes",
-    "training_picture",
+    "training_image",
 ]
 
 GROUND_TRUTH_COLOR = (255, 214, 0)
@@ -91,7 +91,7 @@ def class_color(class_id: int) -> _Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def training_picture(
+def training_image(
     inputs: dict, detections: Instances, input_format: str, max_boxes: int = 20
 ) -> np.ndarray:
     """One training image twice: ground truth on the left, the best detections on the right.

@@ -7,7 +7,7 @@ from fcos_d2.utils.visualize import (
     DETECTION_COLOR,
     GROUND_TRUTH_COLOR,
     draw_boxes,
-    training_picture,
+    training_image,
 )
 
 
@@ -41,7 +41,7 @@ def test_a_training_image_has_ground_truth_on_the_left_and_the_best_detections_o
     boxes = torch.tensor([[10.0, 10.0, 30.0, 30.0], [40.0, 10.0, 50.0, 30.0]])
     inputs = {"image": image, "instances": truth}
     found = Instances((40, 60), pred_boxes=Boxes(boxes))
-    drawn = torch.from_numpy(training_picture(inputs, found, "BGR", max_boxes=1))
+    drawn = torch.from_numpy(training_image(inputs, found, "BGR", max_boxes=1))
     assert drawn.shape == (3, 40, 120)
     assert drawn[:, 0, 0].tolist() == [0, 0, 200]
     left, right = drawn[..., :60], drawn[..., 60:]

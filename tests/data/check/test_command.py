@@ -26,7 +26,7 @@ def test_the_command_ends_with_0_for_clean_and_1_for_faulty_data(train, val, tmp
     assert command(train, *more, "--pictures", tmp_path / "p") == 1
     output = capsys.readouterr().out
     assert "box_empty" in output and "annotation 3, box [5, 5, 0, 0]" in output
-    assert f"2 pictures in {tmp_path / 'p'}" in output
+    assert f"2 images in {tmp_path / 'p'}" in output
 
 
 @pytest.mark.parametrize(
