@@ -1,53 +1,35 @@
-"""Reference numbers and small models for the tests."""
+"""Calls of the parts of a model with plain tensors.
 
-import functools
-import json
-from pathlib import Path
+The other names are re-exports from ``compare``, ``golden``, ``inputs`` and ``models``.
+"""
 
-import numpy as np
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
-from detectron2.structures import Boxes, Instances
-from torch import nn
 
 from fcos_d2.modeling.assigners.center import ltrb_distances
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
 from fcos_d2.modeling.postprocess import detect_images
+from support.compare import check_same, error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import STRIDES, TinyBackbone, flat, level_shapes
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-STRIDES = [8, 16, 32, 64, 128]
-
-
-@functools.cache
-def golden(name):
-    """{case: {array name: tensor}} of a file that ``golden/pack.py`` wrote."""
-    with np.load(GOLDEN / f"{name}.npz") as z:
-        arrays = {k: torch.from_numpy(z[k]) for k in z.files if k != "index"}
-        index = json.loads(str(z["index"]))
-    return {case: {k: arrays[v] for k, v in named.items()} for case, named in index.items()}
-
-
-class TinyBackbone(Backbone):
-    """One convolution per level, each of the stride of its level."""
-
-    def __init__(self, channels=32, strides=STRIDES):
-        super().__init__()
-        self.strides = {f"p{i}": s for i, s in enumerate(strides, start=3)}
-        self.convs = nn.ModuleDict({k: nn.Conv2d(3, channels, 1) for k in self.strides})
-
-    def forward(self, x):
-        pool = nn.functional.avg_pool2d
-        return {k: self.convs[k](pool(x, s)) for k, s in self.strides.items()}
-
-    def output_shape(self):
-        conv = self.convs
-        return {k: ShapeSpec(conv[k].out_channels, stride=s) for k, s in self.strides.items()}
-
-    @property
-    def size_divisibility(self):
-        return max(self.strides.values())
+__all__ = [
+    "STRIDES",
+    "TinyBackbone",
+    "check_same",
+    "detect_one",
+    "error",
+    "flat",
+    "golden",
+    "ground_truth",
+    "labels_and_targets",
+    "level_shapes",
+    "maps",
+    "matched_boxes",
+    "one_hot_focal_loss",
+    "tiny_fcos",
+]
 
 
 def tiny_fcos(num_classes=6, head=None, **options):
@@ -59,25 +41,6 @@ def tiny_fcos(num_classes=6, head=None, **options):
         pixel_std=[50.0, 50.0, 50.0],
         **options,
     )
-
-
-def ground_truth(boxes, classes, size=(256, 320)):
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    classes = torch.as_tensor(classes, dtype=torch.int64)
-    return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)
-
-
-def level_shapes(height, width):
-    """Heights and widths of p3..p7 of a padded image."""
-    shapes = [(height // 8, width // 8)]
-    while len(shapes) < 5:
-        shapes.append(tuple((n + 1) // 2 for n in shapes[-1]))
-    return shapes
-
-
-def flat(maps):
-    """L maps (N, K, h, w) -> (N, P, K)."""
-    return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
 
 
 def maps(values, locations):
@@ -121,31 +84,3 @@ def one_hot_focal_loss(logits, labels, alpha=0.25, gamma=2.0):
     p = torch.where(positive, logits, -logits).sigmoid()
     weight = torch.where(positive, alpha, 1 - alpha)
     return -(weight * (1 - p) ** gamma * p.log()).sum()
-
-
-def error(actual, expected, scale=None):
-    """Largest difference as a fraction of ``scale``, by default of the largest value expected."""
-    actual, expected = actual.detach().double(), expected.double()
-    assert actual.shape == expected.shape and actual.isfinite().all()
-    if not expected.numel():
-        return 0.0
-    scale = expected.abs().max().item() if scale is None else scale
-    return (actual - expected).abs().max().item() / (scale or 1.0)
-
-
-def check_same(found, boxes, scores, classes, pixels=0.01):
-    """Every expected detection is found once, and nothing else is."""
-    assert len(found) == len(boxes)
-    assert found.scores.diff().le(0).all()
-    ours = torch.cat((found.pred_boxes.tensor, found.scores[:, None]), 1)
-    theirs = torch.cat((boxes, scores[:, None]), 1)
-    tolerance = torch.cat(
-        ((1e-5 * boxes.abs()).clamp(min=pixels), torch.full_like(boxes[:, :1], 1e-5)), 1
-    )
-    same = ((ours[:, None] - theirs[None]).abs() <= tolerance).all(2)
-    same &= found.pred_classes[:, None] == classes[None]
-    free = torch.ones(len(ours), dtype=torch.bool)
-    for column in same.T:  # greedy: detections closer than the tolerance are interchangeable
-        candidates = (column & free).nonzero()
-        assert len(candidates), "an expected detection is missing"
-        free[candidates[0]] = False
