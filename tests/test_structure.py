@@ -95,7 +95,7 @@ def test_the_root_holds_few_modules():
 
 
 def test_files_fit_in_the_head():
-    limits = {name: FILE_LINES for name in FILES} | {"fcos_d2/modeling/fcos.py": FCOS_LINES}
+    limits = dict.fromkeys(FILES, FILE_LINES) | {"fcos_d2/modeling/fcos.py": FCOS_LINES}
     long = [f"{name}: {lines(name)} of {n} lines" for name, n in limits.items() if lines(name) > n]
     assert not long, f"give one idea of each a file of its own: {long}"
 

@@ -1,4 +1,4 @@
-"""Deformable convolution on ``torchvision.ops``: CPU, GPU, no compiled code of detectron2's."""
+"""Deformable convolution on ``torchvision.ops``: no compiled code of detectron2 is needed."""
 
 import torch
 from detectron2.layers import Conv2d
@@ -11,7 +11,7 @@ __all__ = ["DeformBottleneckBlock", "ModulatedDeformConv", "deform_stages", "off
 
 
 def offsets_and_mask(predicted: Tensor, groups: int = 1) -> tuple[Tensor, Tensor | None]:
-    """Split what an offset convolution of a 3x3 kernel predicts.
+    """Split the output of the offset convolution of a 3x3 kernel.
 
     Args:
         predicted: (N, 18 * groups, H, W): pairs (dy, dx) for each of the nine taps, version 1
@@ -41,13 +41,13 @@ class ModulatedDeformConv(nn.Module):
 class DeformBottleneckBlock(CNNBlockBase):
     """A bottleneck block of detectron2's ResNet with a deformable 3x3 convolution.
 
-    Takes over the layers and weights of ``block``; names are those of detectron2's own
-    ``DeformBottleneckBlock``: ``conv2_offset`` predicts the offsets of ``conv2``.
+    Takes over the layers and weights of ``block``. The names of the layers are those of
+    detectron2's own ``DeformBottleneckBlock``: ``conv2_offset`` predicts the offsets of ``conv2``.
 
     Args:
-        block: the plain block.
-        modulated: deformable convolution v2 instead of v1.
-        num_groups: offset groups.
+        block: plain block.
+        modulated: use deformable convolution v2, not v1.
+        num_groups: number of offset groups.
     """
 
     def __init__(self, block: BottleneckBlock, *, modulated: bool, num_groups: int = 1):
@@ -83,12 +83,12 @@ def deform_stages(
     """Make the 3x3 convolutions of some stages deformable, in place.
 
     Args:
-        resnet: with bottleneck blocks.
-        stages: such as ["res3", "res4", "res5"].
-        modulated, num_groups: of :class:`DeformBottleneckBlock`.
+        resnet: ResNet with bottleneck blocks.
+        stages: names of stages, such as ["res3", "res4", "res5"].
+        modulated, num_groups: see :class:`DeformBottleneckBlock`.
 
     Raises:
-        ValueError: if a stage has other blocks, as ResNet-18 and 34 do.
+        ValueError: if a stage has other blocks, as in ResNet-18 and 34.
     """
     for name in stages:
         stage = getattr(resnet, name)

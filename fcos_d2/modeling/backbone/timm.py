@@ -1,7 +1,8 @@
-"""Any timm model with a feature pyramid as a detectron2 backbone."""
+"""Any timm model with feature maps of several strides as a detectron2 backbone."""
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
@@ -13,27 +14,28 @@ logger = logging.getLogger(__name__)
 
 
 class TimmBackbone(Backbone):
-    """``timm.create_model(name, features_only=True)``, its features named as a ResNet's.
+    """``timm.create_model(name, features_only=True)`` with the feature names of a ResNet.
 
-    Features are "res2" (stride 4) to "res5" (stride 32), those asked for and nothing else: what
-    only other features need is fixed, so that distributed training never waits for its gradient.
+    The features are "res2" (stride 4) to "res5" (stride 32). Parameters that no requested feature
+    depends on are frozen, so that distributed training never waits for their gradients.
     Parameter names below ``model.`` are timm's own.
 
     Args:
-        name: of a timm model.
-        out_features: which to give; ``None`` for strides 8, 16 and 32.
+        name: name of a timm model.
+        out_features: names of the features to return; ``None`` for strides 8, 16 and 32.
         pretrained: let timm download its weights.
-        norm: "" keeps the model's norms, "FrozenBN" fixes batch norms at their loaded values,
-            "SyncBN" computes their statistics over all processes.
-        ese_in_every_block: VoVNets with channel attention (eSE) in every block, as AdelaiDet's
-            have it, instead of in the last one of each stage.
-        freeze_at: fix the stem and stages up to this one, counted as in detectron2's ResNets
-            (2: stem and everything of stride 4); 0 trains all.
-        in_channels: of the images.
+        norm: "" keeps the model's norms, "FrozenBN" freezes the statistics and factors of batch
+            norms, "SyncBN" computes their statistics over all processes.
+        ese_in_every_block: give VoVNets channel attention (eSE) in every block, as in AdelaiDet,
+            not only in the last block of each stage.
+        freeze_at: freeze the stem and the stages up to this one, counted as in detectron2's
+            ResNets (2: stem and everything of stride 4); 0 trains all.
+        in_channels: number of channels of the images.
 
     Raises:
         ImportError: if timm is not installed.
-        ValueError: if it does not know the model, or ``norm`` is unknown.
+        ValueError: if timm does not know the model, the model lacks a feature, or ``norm`` is
+            unknown.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class TimmBackbone(Backbone):
                 f"MODEL.TIMM.NORM is {norm!r}, expected FrozenBN, SyncBN or an empty text"
             )
         self.model = _create(name, pretrained=pretrained, in_chans=in_channels)
-        info = self.model.feature_info
+        info: Any = self.model.feature_info
         # Of several features of a stride, the last one is the deepest.
         index = {f"res{r.bit_length() - 1}": i for i, r in enumerate(info.reduction())}
         self._out_features = list(out_features or ("res3", "res4", "res5"))
@@ -73,13 +75,13 @@ class TimmBackbone(Backbone):
         self._freeze_unused(in_channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) images -> features, keyed "res2" to "res5", each (N, C, H/s, W/s)."""
+        """Map (N, 3, H, W) images to features "res2" to "res5" of stride s: (N, C, H/s, W/s)."""
         features = self.model(x)
         outputs = {}
         for name, i in zip(self._out_features, self._index, strict=True):
             feature, channels = features[i], self._out_feature_channels[name]
             if feature.shape[1] != channels and feature.shape[-1] == channels:
-                feature = feature.permute(0, 3, 1, 2).contiguous()  # as Swin gives them
+                feature = feature.permute(0, 3, 1, 2).contiguous()  # Swin's are (N, H, W, C)
             outputs[name] = feature
         return outputs
 
@@ -93,10 +95,10 @@ class TimmBackbone(Backbone):
             self.model = convert_sync_batchnorm(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
-        """Fix what comes before the first feature of a stride above ``2 ** freeze_at``."""
+        """Freeze everything before the first feature of a stride above ``2 ** freeze_at``."""
         if freeze_at < 1:
             return
-        info = self.model.feature_info
+        info: Any = self.model.feature_info
         features = zip(info.module_name(), info.reduction(), strict=True)
         done = [name for name, reduction in features if reduction <= 2**freeze_at]
         if not done:
@@ -110,7 +112,7 @@ class TimmBackbone(Backbone):
         logger.info("Froze the backbone's first %d parameters, up to %s", last + 1, done[-1])
 
     def _freeze_unused(self, in_channels: int) -> None:
-        """Fix the parameters that no gradient of our features reaches."""
+        """Freeze the parameters that no requested feature depends on."""
         was_training = self.training
         self.eval()  # leaves the statistics of batch norms alone
         features = self(torch.zeros(1, in_channels, 64, 64))
@@ -129,7 +131,7 @@ def _add_ese(model: nn.Module, name: str) -> None:
 
     blocks = [m for m in model.modules() if isinstance(m, OsaBlock)]
     if not blocks:
-        raise ValueError(f"MODEL.TIMM.ESE_IN_EVERY_BLOCK is for VoVNets; {name} is none")
+        raise ValueError(f"MODEL.TIMM.ESE_IN_EVERY_BLOCK is for VoVNets; {name} is not one")
     for block in blocks:
         if block.attn is None:
             block.attn = EffectiveSEModule(block.conv_concat.conv.out_channels)
@@ -145,7 +147,7 @@ def _create(name: str, **kwargs) -> nn.Module:
         raise ValueError(f"timm knows no model MODEL.TIMM.NAME {name!r}; near: {', '.join(near)}")
     kwargs["features_only"] = True
     try:
-        # Transformers check for the image size they were trained on, unless told not to.
+        # By default, transformers accept only the image size that they were trained on.
         return timm.create_model(name, strict_img_size=False, **kwargs)
     except TypeError:
         return timm.create_model(name, **kwargs)
