@@ -44,10 +44,11 @@ def test_every_published_model_converts_completely(published):
     assert form.name == FOLDERS.get(published.split("/")[0], published.split("/")[0])
     cfg = fcos_d2.get_cfg()
     cfg.merge_from_file(fcos_d2.get_config_file(config_of(published)))
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = "meta"  # shapes without values
     if "7cls" in published:
         cfg.MODEL.FCOS.NUM_CLASSES = 7
-    own = build_model(cfg).state_dict()
+    with torch.device("meta"):
+        own = build_model(cfg).state_dict()
     state = fit_names(to_ours(state, form), own)
     assert tensors_that_do_not_fit(state, own) == []
 
