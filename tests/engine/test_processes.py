@@ -1,6 +1,7 @@
 """Several processes on the CPU do what one does."""
 
 import copy
+import multiprocessing
 import os
 
 import pytest
@@ -33,6 +34,12 @@ def model_of(options, dtype):
     return tiny_fcos(**options).to(dtype)
 
 
+def in_two_processes(function, *args):
+    """Run ``function(rank, *args)`` in two new processes, forked from one that imported torch."""
+    multiprocessing.set_forkserver_preload(["fcos_d2.engine.main"])
+    mp.start_processes(function, args=args, nprocs=2, start_method="forkserver")
+
+
 def worker(rank, folder, options, dtype, order):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
@@ -54,7 +61,7 @@ def worker(rank, folder, options, dtype, order):
 )
 def test_two_processes_give_the_gradients_of_one(tmp_path, options, dtype, order):
     alone = gradients(model_of(options, dtype), batch())
-    mp.spawn(worker, args=(str(tmp_path), options, dtype, order), nprocs=2)
+    in_two_processes(worker, str(tmp_path), options, dtype, order)
     together = torch.load(tmp_path / "out.pth", weights_only=True)
     assert alone.keys() == together.keys()
     difference = torch.cat([(together[k] - alone[k]).flatten() for k in alone])
@@ -62,7 +69,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, options, dtype, order
     if dtype == torch.float64:  # in float32, sums that nearly cancel are only good to 1e-4
         for name, expected in alone.items():
             error = (together[name] - expected).abs().max()
-            assert error <= 1e-5 * expected.abs().max(), name
+            # A bias before a norm has no gradient, only what rounding leaves of it.
+            assert error <= 1e-5 * expected.abs().max().clamp(min=1e-12), name
 
 
 def train_worker(rank, folder, overrides):
@@ -85,10 +93,10 @@ def test_a_process_without_boxes_hangs_nothing_and_weights_stay_equal(tmp_path):
     options = {
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
         "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
-        "SOLVER.MAX_ITER": 20,
+        "SOLVER.MAX_ITER": 8,
     }
     overrides = tiny_overrides(tmp_path / "output", "half_empty", **options)
-    mp.spawn(train_worker, args=(str(tmp_path), overrides), nprocs=2)
+    in_two_processes(train_worker, str(tmp_path), overrides)
     first, second = (torch.load(tmp_path / f"rank{i}.pth", weights_only=True) for i in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
