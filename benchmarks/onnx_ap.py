@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from fcos_d2 import Predictor
-from fcos_d2.export.metadata import read_sidecar
+from fcos_d2.export.metadata import read_metadata
 from fcos_d2.export.runtime import load_exported, pad_batch
 
 
@@ -55,16 +55,16 @@ def from_torch(predictor: Predictor):
 
 
 def from_file(path: str, threads: int):
-    about = read_sidecar(path)
-    if about["flavour"] != "complete":
-        raise SystemExit(f"{path} is {about['flavour']}: this needs the complete flavour")
-    run = load_exported(path, about["format"], about["flavour"], threads=threads)
+    metadata = read_metadata(path)
+    if metadata["nms"] != "inside":
+        raise SystemExit(f"{path} has no NMS inside: export with --nms inside")
+    run = load_exported(path, metadata["format"], metadata["nms"], threads=threads)
 
     def detect(tensor):
-        found = run(*pad_batch([tensor], about["size_divisibility"]))
+        found = run(*pad_batch([tensor], metadata["size_divisibility"]))
         count = int(found["count"][0])
         boxes = found["boxes"][0, :count]
-        boxes[:, 2:] += about["added_to_x2_y2_after_scaling"]  # pictures here keep their size
+        boxes[:, 2:] += metadata["added_to_x2_y2_after_scaling"]  # pictures here keep their size
         return boxes, found["scores"][0, :count], found["classes"][0, :count]
 
     return detect

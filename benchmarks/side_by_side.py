@@ -37,6 +37,9 @@ from torchvision.models.detection.image_list import ImageList as TorchvisionImag
 
 import fcos_d2
 from fcos_d2.inference.benchmark import parse_size
+from fcos_d2.modeling.ground_truth import collect_ground_truth
+from fcos_d2.modeling.head import Predictions
+from fcos_d2.modeling.postprocess import detect_images
 from fcos_d2.modeling.speed import fold_detector
 from fcos_d2.utils.device import PRECISIONS, autocast
 
@@ -117,6 +120,11 @@ def rows(maps):
     return [m.flatten(2).transpose(1, 2) for m in maps]
 
 
+def locate(ours, outputs, size):
+    shapes = [tuple(m.shape[-2:]) for m in outputs[2]]
+    return ours.location_generator(shapes, size, ours.device)
+
+
 def as_our_head_does(outputs, ours):
     order = torch.channels_last if ours.is_channels_last else torch.contiguous_format
     return [[m.contiguous(memory_format=order) for m in part] for part in outputs]
@@ -132,7 +140,7 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
         for boxes, classes in truth
     ]
     ours, torchvision, theirs = (models[name].train() for name in NAMES)
-    locations = ours._locations(outputs, (height, width))
+    locations = locate(ours, outputs, (height, width))
     features = [m.new_zeros(images, 1, *m.shape[2:]) for m in outputs[2]]
     anchors = theirs.anchor_generator(features)
     image_list = TorchvisionImages(
@@ -141,6 +149,7 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
     torchvision_anchors = torchvision.anchor_generator(image_list, features)
     targets = [{"boxes": boxes, "labels": classes} for boxes, classes in truth]
 
+    batch = [{"instances": x} for x in instances]
     mine = as_our_head_does(outputs, ours)
     # torchvision's heads flatten and concatenate.
     joined = [torch.cat(rows(part), dim=1) for part in outputs]
@@ -149,8 +158,11 @@ def loss_runs(models, count: int, device: str) -> dict[str, Callable[[], None]]:
         return [[x.detach().requires_grad_() for x in part] for part in parts]
 
     def run_ours():
-        predictions = leaves(mine)
-        sum(ours.losses(*predictions, locations, instances).values()).backward()
+        predictions = Predictions(*leaves(mine), locations)
+        truth = collect_ground_truth(batch, ours.head.num_classes, ours.device)
+        targets = ours.criterion.targets(locations, truth, predictions)
+        normalizers = ours.criterion.normalizers(targets)
+        sum(ours.criterion(predictions, targets, normalizers).values()).backward()
 
     def run_torchvision():
         [[logits, distances, quality]] = leaves([joined])
@@ -178,7 +190,7 @@ def postprocess_runs(models, device: str, dense: bool) -> dict[str, Callable[[],
             some = torch.randperm(logits.numel())[:1000].to(device)
             logits.view(-1)[some] = torch.linspace(-2.5, 2.5, 1000, device=device)
     ours, torchvision, theirs = (models[name].eval() for name in NAMES)
-    locations = ours._locations(outputs, (height, width))
+    locations = locate(ours, outputs, (height, width))
     sizes = [(height, width)] * images
     features = [m.new_zeros(images, 1, *m.shape[2:]) for m in outputs[2]]
     image_list = TorchvisionImages(features[0].new_zeros(images, 3, height, width), sizes)
@@ -191,7 +203,8 @@ def postprocess_runs(models, device: str, dense: bool) -> dict[str, Callable[[],
 
     @torch.no_grad()
     def run_ours():
-        return ours.inference(*mine, locations, sizes)
+        predictions = Predictions(*mine, locations)
+        return detect_images(predictions, sizes, ours.postprocess, ours.head.box_coder)
 
     @torch.no_grad()
     def run_torchvision():

@@ -100,7 +100,7 @@ def put_back(trained: torch.nn.Module, theirs: FCOS) -> None:
     """Copy our weights into torchvision's model, whose names a conversion tells."""
     names = list(theirs.state_dict())
     numbered = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
-    place = {int(v): k for k, v in FORMATS["torchvision"].to_ours(numbered).items()}
+    place = {int(v): k for k, v in FORMATS["torchvision"].convert(numbered).items()}
     state = trained.state_dict()
     theirs.load_state_dict({name: state[place[i]].cpu() for i, name in enumerate(names)})
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .modeling.compat import Compat
+from .utils.files import nearest
 
 __all__ = [
     "FCOSCfgNode",
@@ -23,110 +23,117 @@ __all__ = [
 
 
 def add_fcos_config(cfg: CN) -> None:
-    """Add the keys of FCOS to detectron2's config; a second call changes nothing."""
+    """Add the keys of FCOS to a config of detectron2; a second call changes nothing."""
     _add_solver_and_input(cfg)
     _add_datasets(cfg)
     _add_timm(cfg)
     if "FCOS" in cfg.MODEL:
         return
-    node = type(cfg)  # merging wants one type of node everywhere
+    node = type(cfg)  # merging requires the same type for all nodes
     cfg.MODEL.FCOS = fcos = node()
-    # Foreground classes only: 80 for COCO. Background is no class.
+    # Number of foreground classes, 80 for COCO; background does not count.
     fcos.NUM_CLASSES = 80
-    # Their names; training fills them in from its data.
+    # Names of the classes; training takes them from its data.
     fcos.CLASS_NAMES = []
 
-    # Feature maps the head sees, fine to coarse.
+    # Feature maps for the head, fine to coarse.
     fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Object sizes (largest ltrb distance, pixels) at which one level hands over to the next.
+    # Boundaries between neighboring levels in object size (largest ltrb distance, in pixels).
     fcos.SIZES_OF_INTEREST = [64, 128, 256, 512]
-    # Levels that the FPN adds below the backbone's coarsest one: 0, 1 (p6) or 2 (p6, p7) ...
+    # Number of coarser levels that the FPN adds: 0, 1 (p6) or 2 (p6, p7).
     fcos.TOP_LEVELS = 2
-    # ... and what they are computed from: "p5" or "res5".
+    # Input of the added levels: "p5" or "res5".
     fcos.TOP_BLOCK_IN = "p5"
-    # conv (a strided one for each level) | maxpool (one level, every second value of p5).
+    # conv (one strided convolution per level) | maxpool (one level, every second value of p5).
     fcos.TOP_BLOCK = "conv"
-    # ReLU behind the FPN's convolutions, as the official code can have it.
+    # ReLU after the convolutions of the FPN, an option of the official code.
     fcos.FPN_RELU = False
-    # For build_fcos_fpn_p3p7_backbone: registered name of the backbone below the FPN.
+    # Registered name of the backbone below the FPN, for build_fcos_fpn_p3p7_backbone.
     fcos.BOTTOM_UP = "build_resnet_backbone"
 
-    # Head: convolutions of the class tower, the box tower, and before both.
+    # Head: number of convolutions in the class tower, in the box tower, and shared by both.
     fcos.NUM_CLS_CONVS = 4
     fcos.NUM_BOX_CONVS = 4
     fcos.NUM_SHARE_CONVS = 0
-    # GN | BN | SyncBN | "" in the towers; the batch norms keep one set of statistics per level.
+    # Norm in the towers: GN | BN | SyncBN | "". Batch norms have separate statistics per level.
     fcos.NORM = "GN"
-    # Deformable convolution v2 as the last one of both towers.
+    # The last convolution of both towers is a deformable convolution v2.
     fcos.USE_DEFORMABLE = False
-    # A learned factor per level for the distances.
+    # Learned factor per level for the distances.
     fcos.USE_SCALE = True
-    # Class probability that the untrained head predicts.
+    # Class probability predicted by the untrained head.
     fcos.PRIOR_PROB = 0.01
-    # Distance, in strides, that the untrained head predicts. 0 is what was published; short
-    # schedules and small batches do better from 2, where no side dies in its ReLU.
+    # Distance predicted by the untrained head, in strides. Published models use 0; short schedules
+    # and small batches work better with 2, where no side starts in the dead zone of the ReLU.
     fcos.PRIOR_DISTANCE = 0.0
     # Centerness from the box tower (2020 paper) instead of the class tower (2019 paper).
     fcos.CENTERNESS_ON_REG = True
-    # Distances in strides and ReLU (2020 paper) instead of pixels and exp (2019 paper).
-    fcos.NORM_REG_TARGETS = True
+    # How the head represents a box: ltrb_relu (distances in strides and ReLU, 2020 paper) |
+    # ltrb_exp (distances in pixels and exp, 2019 paper).
+    fcos.BOX_REPRESENTATION = "ltrb_relu"
+    # Deprecated: True means ltrb_relu, False ltrb_exp; None leaves it to BOX_REPRESENTATION.
+    fcos.NORM_REG_TARGETS = None
 
-    # Learn only from locations within POS_RADIUS strides of a box's centre.
+    # Rule that decides which locations learn which boxes: fcos.
+    fcos.ASSIGNER = "fcos"
+    # Only locations within POS_RADIUS strides of the center of a box are positive.
     fcos.CENTER_SAMPLE = True
     fcos.POS_RADIUS = 1.5
 
     # Box loss: iou | linear_iou | giou.
     fcos.LOC_LOSS_TYPE = "giou"
-    # What multiplies class scores: ctrness (also weighs the box loss) | iou.
+    # Factor of the class scores: ctrness (also weights the box loss) | iou.
     fcos.BOX_QUALITY = "ctrness"
-    # Focal loss.
+    # Class loss: focal (of LOSS_ALPHA and LOSS_GAMMA).
+    fcos.CLS_LOSS = "focal"
     fcos.LOSS_ALPHA = 0.25
     fcos.LOSS_GAMMA = 2.0
     fcos.LOSS_WEIGHT_CLS = 1.0
-    # What divides it: fg (positives) | moving_fg (their moving average) | all (locations).
+    # Normalizer of the class loss: number of positives (fg), its moving average (moving_fg) or
+    # number of locations (all).
     fcos.LOSS_NORMALIZER_CLS = "fg"
 
-    # Inference (_TEST) and detections drawn or used while training (_TRAIN).
-    # A candidate's class probability must exceed this ...
+    # _TEST keys are for inference, _TRAIN keys for detections during training.
+    # A candidate needs a class probability above this threshold ...
     fcos.INFERENCE_TH_TRAIN = 0.05
     fcos.INFERENCE_TH_TEST = 0.05
-    # ... or, with this switch, its class x centerness probability (not the root of it).
+    # ... or, if True, a product of class probability and centerness above it (not its root).
     fcos.THRESH_WITH_CTR = False
-    # Candidates of each level before NMS, IoU threshold of NMS, detections after it.
+    # Candidates per level before NMS, IoU threshold of NMS, detections per image after NMS.
     fcos.PRE_NMS_TOPK_TRAIN = 1000
     fcos.PRE_NMS_TOPK_TEST = 1000
     fcos.NMS_TH = 0.6
-    # per_class | class_agnostic | soft_linear | soft_gaussian (of SOFT_NMS_SIGMA) | none.
+    # per_class | class_agnostic | soft_linear | soft_gaussian (with SOFT_NMS_SIGMA) | none.
     fcos.NMS_TYPE = "per_class"
     fcos.SOFT_NMS_SIGMA = 0.5
     fcos.POST_NMS_TOPK_TRAIN = 100
     fcos.POST_NMS_TOPK_TEST = 100
 
-    # Speed, in training and inference; results differ by rounding.
-    # Layout of images and features: channels_last | contiguous | auto (the first on a CPU).
+    # Speed of training and inference; results differ only by rounding.
+    # Layout of images and features: channels_last | contiguous | auto (channels_last on a CPU).
     fcos.MEMORY_FORMAT = "auto"
-    # Compute frozen norms of detectron2's backbones as part of their convolutions.
+    # Fold frozen norms of detectron2's backbones into their convolutions.
     fcos.FOLD_NORMS = True
     # torch.compile of backbone and head: default | reduce-overhead (CUDA graphs) | max-autotune.
-    # It takes minutes at the start, a C++ compiler on a CPU and Triton on a GPU.
+    # Compilation takes minutes; it needs a C++ compiler on a CPU and Triton on a GPU.
     fcos.COMPILE = ""
 
-    # Conventions that only matter to run a model trained elsewhere; fcos_d2.modeling.compat
-    # explains each, and the converted configs set them.
+    # Conventions of models that were trained with other code; fcos_d2.modeling.compat explains
+    # them, and the converted configs set them.
     fcos.COMPAT = node()
     for field in dataclasses.fields(Compat):
         fcos.COMPAT[field.name.upper()] = field.default
 
 
 def get_cfg() -> "FCOSCfgNode":
-    """detectron2's default config with the keys of FCOS, and errors that help."""
+    """Default config of detectron2 with the keys of FCOS; unknown keys raise helpful errors."""
     cfg = FCOSCfgNode(get_detectron2_cfg())
     add_fcos_config(cfg)
     return cfg
 
 
 class FCOSCfgNode(CN):
-    """A detectron2 config that names the nearest key when one does not exist."""
+    """Config of detectron2 that names the nearest keys of an unknown key."""
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         try:
@@ -149,8 +156,7 @@ class FCOSCfgNode(CN):
         if "Non-existent config key: " not in text:
             return error
         key = text.rsplit(": ", 1)[1]
-        near = difflib.get_close_matches(key, _all_keys(self), n=3, cutoff=0.6)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
+        hint = nearest(key, _all_keys(self), cutoff=0.6)
         return KeyError(f"no config key {key!r}{where}{hint}")
 
 
@@ -158,55 +164,56 @@ def _add_solver_and_input(cfg: CN) -> None:
     if "OPTIMIZER" not in cfg.SOLVER:
         # SGD (with detectron2's options) | AdamW
         cfg.SOLVER.OPTIMIZER = "SGD"
-        # One kernel for all its work (torch's fused=True); for a GPU, on a CPU it is no faster.
+        # Fused kernels of torch (fused=True), for a GPU; not faster on a CPU.
         cfg.SOLVER.FUSED = False
-        # Learning rate of the backbone below the FPN, relative to that of everything else.
+        # Factor of the learning rate for the backbone below the FPN.
         cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
-        # Epochs; above 0 they replace MAX_ITER, and STEPS_EPOCHS replaces STEPS (which otherwise
-        # stay at the same share of the training).
+        # Number of epochs; above 0 it replaces MAX_ITER, and STEPS_EPOCHS replaces STEPS (without
+        # STEPS_EPOCHS, STEPS keep their share of the training).
         cfg.SOLVER.MAX_EPOCHS = 0
         cfg.SOLVER.STEPS_EPOCHS = ()
-        # Batch that learning rate and iterations are written for: both are scaled to
-        # IMS_PER_BATCH, and so are periods and warm-up. 0 takes them as they are.
+        # Batch size that the schedule is written for: learning rate, iterations, periods and
+        # warm-up are scaled to IMS_PER_BATCH. 0: no scaling.
         cfg.SOLVER.REFERENCE_BATCH = 0
-        # Parts of a batch that go through the model one after another, to need less memory.
+        # Number of micro-batches per step; more of them need less memory.
         cfg.SOLVER.ACCUMULATE = 1
         # With SOLVER.AMP.ENABLED: float16 | bfloat16.
         cfg.SOLVER.AMP.DTYPE = "float16"
-        # Averaged weights, which evaluation then uses.
+        # Moving average of the weights; evaluation uses the averaged weights.
         cfg.SOLVER.EMA = type(cfg)()
         cfg.SOLVER.EMA.ENABLED = False
         cfg.SOLVER.EMA.DECAY = 0.999
         # Log to this project of Weights & Biases too; needs `pip install wandb`.
         cfg.SOLVER.WANDB_PROJECT = ""
-        # Only algorithms that give the same numbers each time; slower on a GPU.
+        # Use only deterministic algorithms; slower on a GPU.
         cfg.SOLVER.DETERMINISTIC = False
         # SOLVER.CLIP_GRADIENTS.CLIP_TYPE "full_model" clips the norm of all gradients together.
     if "BEST_METRIC" not in cfg.TEST:
-        # Its best checkpoint is kept as model_best.pth; "" keeps none. Needs TEST.EVAL_PERIOD.
+        # Metric that selects model_best.pth; "": no best checkpoint. Needs TEST.EVAL_PERIOD.
         cfg.TEST.BEST_METRIC = "bbox/AP"
-        # Evaluations without a better one after which training ends; 0 never.
+        # Stop training after this number of evaluations without improvement; 0: never.
         cfg.TEST.EARLY_STOP = 0
         # Precision of evaluations: fp32 | bf16 | fp16 (on a GPU).
         cfg.TEST.PRECISION = "fp32"
-        # Also compute the losses on the first test set.
+        # Compute the losses on the first test dataset, too.
         cfg.TEST.VAL_LOSS = False
-        # Go on with another image where one cannot be read, and log its name.
+        # Replace an unreadable image by another one, and log its name.
         cfg.DATALOADER.SKIP_BROKEN = False
     if "AUGS" not in cfg.INPUT:
-        # Training augmentations as [name, {arguments}] of detectron2.data.transforms or of
-        # fcos_d2.data.augmentation; replaces the default resize, crop and flip if not empty.
+        # Training augmentations as [name, {arguments}]; the names are classes of
+        # detectron2.data.transforms or fcos_d2.data.augmentation. They replace the default resize,
+        # crop and flip.
         cfg.INPUT.AUGS = []
-        # Boxes of which augmentation cuts off all but this share are no ground truth.
+        # Drop boxes if augmentation leaves at most this share of their area in the image.
         cfg.INPUT.MIN_VISIBLE = 0.0
-        # Teach nothing about the background inside boxes that are annotated as crowds.
+        # Ignore background locations inside boxes that are annotated as crowds.
         cfg.INPUT.IGNORE_CROWDS = False
 
 
 def _add_datasets(cfg: CN) -> None:
     if "CUSTOM" in cfg.DATASETS:
         return
-    # Data sets to register by name, as fcos_d2.data.custom.register_custom takes them:
+    # Datasets to register, in the format of fcos_d2.data.datasets.custom.register_custom:
     # [{name: my_train, json: train.json, images: images/}, ...], or voc or yolo instead of json.
     cfg.DATASETS.CUSTOM = []
 
@@ -215,40 +222,40 @@ def _add_timm(cfg: CN) -> None:
     if "TIMM" in cfg.MODEL:
         return
     cfg.MODEL.TIMM = timm = type(cfg)()
-    # A model of timm with features at strides 8, 16 and 32.
+    # Name of a timm model with features at strides 8, 16 and 32.
     timm.NAME = "tf_efficientnet_lite0"
-    # Let timm download its ImageNet weights (then leave MODEL.WEIGHTS empty).
+    # Download ImageNet weights with timm; MODEL.WEIGHTS should then be empty.
     timm.PRETRAINED = False
-    # "" keeps the model's own trainable norms; FrozenBN fixes their statistics and weights; SyncBN
-    # computes their statistics over all processes.
+    # "" keeps the trainable norms of the model; FrozenBN fixes their statistics and weights; SyncBN
+    # computes the statistics over all processes.
     timm.NORM = "FrozenBN"
-    # VoVNets as AdelaiDet has them, with channel attention in every block.
+    # Channel attention in every block of a VoVNet, as in AdelaiDet.
     timm.ESE_IN_EVERY_BLOCK = False
 
 
 def config_folder() -> Path:
-    """``configs/`` inside an installed package, or beside it in a checkout."""
+    """Folder ``configs/`` inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def list_configs() -> list[str]:
-    """Names that :func:`get_config_file` takes, relative to the configs folder, without bases."""
+    """Names for :func:`get_config_file`, relative to the configs folder, without base configs."""
     root = config_folder()
     paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("Base-"))
     return sorted(path.relative_to(root).as_posix() for path in paths)
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config, from any working folder.
+    """Absolute path of a config.
 
     Args:
-        name: a name of :func:`list_configs`, such as "fcos_R_50_FPN_1x.yaml" (a leading
-            "configs/" is ignored), or the path of an existing file, which wins.
+        name: path of an existing file, or else a name from :func:`list_configs`, such as
+            "fcos_R_50_FPN_1x.yaml" (a leading "configs/" is ignored).
 
     Raises:
-        FileNotFoundError: naming the nearest known config.
+        FileNotFoundError: if the config does not exist; names the nearest configs.
     """
     if os.path.isfile(name):
         return os.path.abspath(name)
@@ -256,11 +263,8 @@ def get_config_file(name: str) -> str:
     if inside.is_file():
         return str(inside)
     known = list_configs()
-    near = difflib.get_close_matches(name.removeprefix("configs/"), known, n=3)
-    raise FileNotFoundError(
-        f"no config file {name!r}, neither on disk nor in the package; "
-        f"{'nearest: ' + ', '.join(near) if near else 'known: ' + ', '.join(known)}"
-    )
+    hint = nearest(name.removeprefix("configs/"), known) or f"; known: {', '.join(known)}"
+    raise FileNotFoundError(f"no config file {name!r}, neither on disk nor in the package{hint}")
 
 
 def _all_keys(cfg: CN, prefix: str = "") -> list[str]:
@@ -273,7 +277,7 @@ def _all_keys(cfg: CN, prefix: str = "") -> list[str]:
 
 
 def _whole_numbers_as_floats(cfg: CN, cfg_list: list) -> list:
-    """KEY VALUE pairs in which 1 may stand for 1.0."""
+    """Convert whole numbers in KEY VALUE pairs to floats where the config has a float."""
     words = list(cfg_list)
     for i in range(0, len(words) - 1, 2):
         key, value = str(words[i]), words[i + 1]
@@ -290,7 +294,7 @@ def _get(cfg: CN, key: str):
 
 
 def has_key(cfg: CN, key: str) -> bool:
-    """Whether a dotted key exists."""
+    """Return True if a dotted key exists."""
     for part in key.split("."):
         if not isinstance(cfg, CN) or part not in cfg:
             return False

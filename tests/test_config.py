@@ -34,7 +34,8 @@ def test_defaults_are_the_improved_fcos():
     assert fcos.NUM_CLASSES == 80
     assert (fcos.NMS_TH, fcos.TOP_BLOCK_IN, fcos.NORM) == (0.6, "p5", "GN")
     assert (fcos.CENTER_SAMPLE, fcos.POS_RADIUS, fcos.LOC_LOSS_TYPE) == (True, 1.5, "giou")
-    assert fcos.CENTERNESS_ON_REG and fcos.NORM_REG_TARGETS and not fcos.THRESH_WITH_CTR
+    assert (fcos.ASSIGNER, fcos.CLS_LOSS, fcos.BOX_REPRESENTATION) == ("fcos", "focal", "ltrb_relu")
+    assert fcos.CENTERNESS_ON_REG and not fcos.THRESH_WITH_CTR
     assert not any(fcos.COMPAT.values())
 
 

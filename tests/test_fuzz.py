@@ -1,4 +1,4 @@
-"""Damaged files of every kind: an error that names the file, never half a result."""
+"""Damaged files of every kind: the error names the file, and nothing is half loaded."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
 
 import fcos_d2
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer

@@ -1,6 +1,6 @@
-"""Detect in a picture with an exported model, without torch and without fcos_d2.
+"""Detect in an image with an exported model, without torch and without fcos_d2.
 
-    python tools/onnx_detect.py model_complete.onnx picture.jpg --output drawn.png
+    python tools/onnx_detect.py model_complete.onnx photo.jpg --output drawn.png
 
 Needs onnxruntime, numpy and OpenCV, and the JSON file beside the model.
 """
@@ -14,72 +14,72 @@ import numpy as np
 import onnxruntime
 
 
-def resize(picture: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
-    """The side-car's rule, with Pillow's antialiasing: OpenCV's own resizing gives other pixels."""
-    height, width = picture.shape[:2]
+def resize(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
+    """Resize as the metadata say, like Pillow: OpenCV's own resizing gives other pixels."""
+    height, width = image.shape[:2]
     if min_size <= 0:
-        return picture
+        return image
     scale = min_size / min(height, width)
     if scale * max(height, width) > max_size:
         scale = max_size / max(height, width)
     for axis in (1, 0):
-        wanted = max(int(scale * picture.shape[axis] + 0.5), 1)
-        values = np.tensordot(weights(picture.shape[axis], wanted), picture, axes=(1, axis))
-        picture = np.moveaxis(np.floor(values + 0.5).astype("uint8"), 0, axis)
-    return picture
+        wanted = max(int(scale * image.shape[axis] + 0.5), 1)
+        values = np.tensordot(weights(image.shape[axis], wanted), image, axes=(1, axis))
+        image = np.moveaxis(np.floor(values + 0.5).astype("uint8"), 0, axis)
+    return image
 
 
 def weights(count: int, wanted: int) -> np.ndarray:
-    """(wanted, count) share of every old pixel in every new one."""
+    """Share of each of ``count`` old pixels in each of ``wanted`` new pixels: (wanted, count)."""
     step = count / wanted
     centers = (np.arange(wanted) + 0.5) * step
-    away = np.abs(np.arange(count) + 0.5 - centers[:, None]) / max(step, 1)
-    shares = np.maximum(1 - away, 0)
+    distances = np.abs(np.arange(count) + 0.5 - centers[:, None]) / max(step, 1)
+    shares = np.maximum(1 - distances, 0)
     return np.round(shares / shares.sum(axis=1, keepdims=True) * 2**22) / 2**22  # as Pillow rounds
 
 
-def detect(session, about: dict, picture: np.ndarray):
-    """Boxes (K, 4) in pixels of ``picture`` (H, W, 3) BGR, scores (K,), classes (K,)."""
-    height, width = picture.shape[:2]
-    small = resize(picture, about["resize"]["min_size"], about["resize"]["max_size"])
+def detect(session, metadata: dict, image: np.ndarray):
+    """Detect in ``image`` (H, W, 3) BGR: boxes (K, 4) in its pixels, scores (K,), classes (K,)."""
+    height, width = image.shape[:2]
+    small = resize(image, metadata["resize"]["min_size"], metadata["resize"]["max_size"])
     h, w = small.shape[:2]
-    if about["channel_order"] == "RGB":
+    if metadata["channel_order"] == "RGB":
         small = small[..., ::-1]
-    multiple = about["size_divisibility"]
+    multiple = metadata["size_divisibility"]
     images = np.zeros((1, 3, -(-h // multiple) * multiple, -(-w // multiple) * multiple), "float32")
     images[0, :, :h, :w] = small.transpose(2, 0, 1)
     inputs = {"images": images, "image_sizes": np.array([[h, w]], "int64")}
     boxes, scores, classes, count = session.run(["boxes", "scores", "classes", "count"], inputs)
-    found = count[0]
-    boxes = boxes[0, :found] * np.array([width / w, height / h] * 2, "float32")
-    boxes[:, 2:] += about["added_to_x2_y2_after_scaling"]
-    return boxes, scores[0, :found], classes[0, :found]
+    k = count[0]
+    boxes = boxes[0, :k] * np.array([width / w, height / h] * 2, "float32")
+    boxes[:, 2:] += metadata["added_to_x2_y2_after_scaling"]
+    return boxes, scores[0, :k], classes[0, :k]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="of the complete flavour")
-    parser.add_argument("picture")
+    parser.add_argument("model", type=Path, help="a model with NMS, such as model_complete.onnx")
+    parser.add_argument("image")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--output", default="drawn.png")
     args = parser.parse_args()
-    about = json.loads(args.model.with_suffix(".json").read_text("utf-8"))
-    if about["flavour"] != "complete":
-        raise SystemExit(f"{args.model} is {about['flavour']}: export the complete flavour")
-    picture = cv2.imread(args.picture)  # upright by EXIF
-    if picture is None:
-        raise SystemExit(f"{args.picture} is no picture that OpenCV can read")
+    metadata = json.loads(args.model.with_suffix(".json").read_text("utf-8"))
+    if metadata["flavour"] != "complete":
+        raise SystemExit(f"{args.model} has no NMS inside: export with --nms inside")
+    image = cv2.imread(args.image)  # upright by EXIF
+    if image is None:
+        raise SystemExit(f"OpenCV cannot read {args.image} as an image")
     session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
-    for box, score, label in zip(*detect(session, about, picture), strict=True):
+    for box, score, label in zip(*detect(session, metadata, image), strict=True):
         if score < args.threshold:
             continue
-        name = about["class_names"][label]
+        name = metadata["class_names"][label]
         print(f"{name} {score:.5f} " + " ".join(f"{side:.3f}" for side in box))
         x1, y1, x2, y2 = (round(float(side)) for side in box)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), (255, 200, 0), 2)
+        cv2.rectangle(image, (x1, y1), (x2, y2), (255, 200, 0), 2)
         corner = x1, max(y1 - 4, 12)
-        cv2.putText(picture, f"{name} {score:.2f}", corner, 0, 0.5, (255, 200, 0), 1)
-    if not cv2.imwrite(args.output, picture):
+        cv2.putText(image, f"{name} {score:.2f}", corner, 0, 0.5, (255, 200, 0), 1)
+    if not cv2.imwrite(args.output, image):
         raise SystemExit(f"cannot write {args.output}")
 
 

@@ -1,17 +1,18 @@
-"""Loading weights: what matched is said, what cannot be right is refused."""
+"""Checkpointer that reports the matched weights and refuses mismatched files."""
 
-import contextlib
-import glob
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from .convert import detect_format, fit_names, to_ours
+from ..modeling.build import conventions
+from ..modeling.fcos import FCOS
+from ..utils.files import PART_SUFFIX, replacing
+from .convert import convert_names, detect_format, match_counters
 from .files import check_published_hash, read_checkpoint
 from .formats.format import RESNET_RULES, rename
 
@@ -21,25 +22,24 @@ logger = logging.getLogger(__name__)
 
 # Name of the checkpoint with the best metric.
 BEST = "model_best"
-_UNFINISHED = ".tmp"
-# What several of our configs start from.
-_OWN_WEIGHTS = "tf_efficientnet_lite0.pth"
+# Backbone weights that several configs start from.
+_LITE0_WEIGHTS = "tf_efficientnet_lite0.pth"
 _HEAD = "head."
 _BOTTOM_UP = "backbone.bottom_up."
 
 
 class FCOSCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer with a summary, clear errors, and plain backbone weights.
+    """detectron2's checkpointer with a summary, clear errors, and foreign weights.
 
-    Besides checkpoints of whole models it loads those of other FCOS code (see ``FORMATS`` in
-    ``fcos_d2.checkpoint.convert``) and the state dict of a backbone alone, such as one of timm's or
-    torchvision's. Nothing in a file is executed, whatever its format.
+    It loads checkpoints of fcos_d2, checkpoints of other FCOS code (see ``FORMATS`` in
+    ``fcos_d2.checkpoint.convert``), and state dicts of a backbone without a detector, such as from
+    timm or torchvision. Loading never executes the content of a file.
 
     Attributes:
-        missing_keys: what the last load did not find, shapes that did not fit included.
-        matched: how many of the model's tensors the last load found, and how many there are.
-        class_names: of the last load; saved with every checkpoint.
-        prefer_average: load the averaged weights of a checkpoint that has some.
+        missing_keys: tensors that the last load did not find, or found with another shape.
+        matched: number of tensors that the last load found, and number of tensors of the model.
+        class_names: class names of the last load; saved with every checkpoint.
+        prefer_average: load the averaged weights if the checkpoint has averaged weights.
     """
 
     missing_keys: tuple[str, ...] = ()
@@ -51,21 +51,33 @@ class FCOSCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
         """Load a checkpoint; an empty path loads nothing.
 
+        Args:
+            path: path or address of the checkpoint.
+            *args, **kwargs: further arguments of detectron2's checkpointer.
+
+        Returns:
+            Entries of the checkpoint that are not part of the model or the checkpointables.
+
         Raises:
             FileNotFoundError: if a local file does not exist.
-            ValueError: if the file is no checkpoint or one of another architecture.
+            ValueError: if the file is not a checkpoint, or belongs to another architecture.
         """
         if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
             raise FileNotFoundError(
                 f"MODEL.WEIGHTS: no file {path!r} (in {os.getcwd()}); give a path, an https:// or "
                 "detectron2:// address, or '' to start from random weights"
-                + ("; `fcos-d2 fetch-weights` gets this one" if _OWN_WEIGHTS in path else "")
+                + ("; `fcos-d2 fetch-weights` gets this file" if _LITE0_WEIGHTS in path else "")
             )
         self._address = path or ""
         return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save; the file is there as a whole or not at all, whenever the process is killed."""
+        """Save a checkpoint; also after a crash the file is complete or does not exist.
+
+        Args:
+            name: file name without ".pth".
+            **kwargs: further entries of the checkpoint.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -75,23 +87,24 @@ class FCOSCheckpointer(DetectionCheckpointer):
             data["class_names"] = list(self.class_names)
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
-        _write_whole(path, lambda file: torch.save(data, file))
-        if name != BEST:  # training goes on from the last one, not from the best
+        with replacing(path, "wb") as file:
+            torch.save(data, file)
+        if name != BEST:  # resuming continues from the last checkpoint, not from the best
             self.tag_last_checkpoint(f"{name}.pth")
 
     def remove_unfinished(self) -> None:
-        """Delete what killed processes had begun to write."""
+        """Delete incomplete files that a killed process left in the folder."""
         if self.save_dir and self.save_to_disk:
-            for path in glob.glob(os.path.join(glob.escape(self.save_dir), f"*{_UNFINISHED}")):
-                os.remove(path)
+            for path in Path(self.save_dir).glob(f".*{PART_SUFFIX}"):
+                path.unlink()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        _write_whole(path, lambda file: file.write(last_filename_basename.encode()))
+        with replacing(os.path.join(self.save_dir, "last_checkpoint")) as file:
+            file.write(last_filename_basename)
 
     @property
     def missing_head_keys(self) -> list[str]:
-        """Parameters of the head that the last load left at their random values."""
+        """Parameters of the head that kept their random values in the last load."""
         return [key for key in self.missing_keys if key.startswith(_HEAD)]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -103,84 +116,72 @@ class FCOSCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        own = self.model.state_dict()
+        model_state = self.model.state_dict()
         self.class_names = tuple(checkpoint.get("class_names", ()))
         average = checkpoint.get("ema")
         if self.prefer_average and average:
-            logger.info("Taking the averaged weights of %d steps", average["steps"])
+            logger.info("Loading the averaged weights of %d steps", average["steps"])
             checkpoint["model"] = average["model"]
         if not checkpoint.get("matching_heuristics", False):
-            checkpoint["model"] = self._to_our_names(checkpoint["model"], own)
+            checkpoint["model"] = self._convert_names(checkpoint["model"], model_state)
         given = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         wrong_shape = [key for key, *_ in incompatible.incorrect_shapes]
         self.missing_keys = tuple(dict.fromkeys([*incompatible.missing_keys, *wrong_shape]))
-        # "num_batches_tracked" is no weight: frozen norms lack it.
+        # "num_batches_tracked" is not a weight: frozen norms do not have it.
         missing = [k for k in self.missing_keys if not k.endswith("num_batches_tracked")]
-        if len(self.missing_keys) == len(own):
+        if len(self.missing_keys) == len(model_state):
             raise ValueError(
-                "the checkpoint is one of another architecture: none of its "
-                f"{len(given)} names fits. It has {_some(given)}; the model has {_some(own)}"
+                "the checkpoint belongs to another architecture: none of its "
+                f"{len(given)} names fits. It has {_some(given)}; the model has "
+                f"{_some(model_state)}"
             )
         unexpected = incompatible.unexpected_keys
-        self.matched = (len(own) - len(missing), len(own))
+        self.matched = (len(model_state) - len(missing), len(model_state))
         logger.info("weights matched:    %d of %d", *self.matched)
         logger.info("weights missing:    %d%s", len(missing), _after_colon(missing))
         logger.info("weights unexpected: %d%s", len(unexpected), _after_colon(unexpected))
         if any(key.startswith("head.cls_logits.") for key in wrong_shape):
             logger.warning(
-                "The checkpoint has another number of classes: the class logits start anew from "
-                "their prior, everything else is kept"
+                "The checkpoint has another number of classes: the class logits start from their "
+                "prior, all other weights are loaded"
             )
         return incompatible
 
-    def _to_our_names(self, state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-        form = detect_format(state)
-        if form is None:
-            return _as_whole_model(state, own)
-        logger.info("Weights of %s: converting their names", form.name)
-        compat = getattr(self.model, "compat", form.compat)
+    def _convert_names(self, state: dict[str, Any], model_state: dict[str, Any]) -> dict[str, Any]:
+        foreign = detect_format(state)
+        if foreign is None:
+            return _as_whole_model(state, model_state)
+        logger.info("Checkpoint of %s: converting the names of the tensors", foreign.name)
+        compat = conventions(self.model) if isinstance(self.model, FCOS) else foreign.compat
         differing = [
-            f"{field.name.upper()} {getattr(form.compat, field.name)}"
-            for field in fields(form.compat)
-            if getattr(form.compat, field.name) != getattr(compat, field.name)
+            f"{field.name.upper()} {getattr(foreign.compat, field.name)}"
+            for field in fields(foreign.compat)
+            if getattr(foreign.compat, field.name) != getattr(compat, field.name)
         ]
         if differing:
             logger.warning(
-                "Models of %s follow other conventions than this config; for their very detections "
-                "take one of configs/%s, or set in MODEL.FCOS.COMPAT: %s",
-                form.name,
-                form.name,
+                "Models of %s follow other conventions than this config; for identical detections "
+                "use one of configs/%s, or set in MODEL.FCOS.COMPAT: %s",
+                foreign.name,
+                foreign.name,
                 ", ".join(differing),
             )
-        return fit_names(to_ours(state, form), own)
+        return match_counters(convert_names(state, foreign), model_state)
 
 
-def _write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    temporary = f"{path}.{os.getpid()}{_UNFINISHED}"
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
-
-
-def _as_whole_model(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of the backbone alone under the names it has in the whole model."""
-    if any(key in own for key in state):
+def _as_whole_model(state: dict[str, Any], model_state: dict[str, Any]) -> dict[str, Any]:
+    """Rename the state dict of a backbone to the names in the whole model."""
+    if any(key in model_state for key in state):
         return state
-    below = {_BOTTOM_UP + key: value for key, value in state.items()}
-    in_timm = {f"{_BOTTOM_UP}model.{key}": value for key, value in state.items()}
-    for renamed in (below, in_timm, rename(below, RESNET_RULES)):  # the last: torchvision's ResNets
-        fitting = {key: value for key, value in renamed.items() if key in own}
+    plain = {_BOTTOM_UP + key: value for key, value in state.items()}
+    timm = {f"{_BOTTOM_UP}model.{key}": value for key, value in state.items()}
+    torchvision_resnet = rename(plain, RESNET_RULES)
+    for renamed in (plain, timm, torchvision_resnet):
+        fitting = {key: value for key, value in renamed.items() if key in model_state}
         if fitting:
             ignored = len(state) - len(fitting)
-            logger.info("Weights of a backbone alone; %d others in the file ignored", ignored)
+            logger.info("Backbone weights; ignoring %d other tensors of the file", ignored)
             return fitting
     return state
 

@@ -1,6 +1,5 @@
-"""Reading checkpoint files from anywhere without running what is in them."""
+"""Reader of checkpoint files from any source; it never executes their content."""
 
-import hashlib
 import os
 import pickle
 import re
@@ -12,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..utils.files import file_sha256
+
 __all__ = ["check_published_hash", "read_checkpoint", "unwrap"]
 
-# What torch and pickle raise for files that are cut off or not theirs.
+# Exceptions that torch and pickle raise for truncated files and other formats.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -27,7 +28,7 @@ _UNREADABLE = (
     AttributeError,
     ImportError,
 )
-# Everything that detectron2's and Caffe2's .pkl files of weights are made of.
+# Types in the .pkl weight files of detectron2 and Caffe2.
 _HARMLESS = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
@@ -40,22 +41,23 @@ _HARMLESS = {
     ("numpy.core.numeric", "_frombuffer"),
     ("numpy._core.numeric", "_frombuffer"),
 }
-# torch.hub's way, which mmdetection shares: the name ends in the start of the file's sha256.
+# Convention of torch.hub and mmdetection: the name ends in the first 8 digits of the SHA-256.
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """A checkpoint as a dict with ``model``, the weights by name, and what else it holds.
+    """Read a checkpoint as a dict.
 
     Args:
-        path: of a local ``.pkl`` (detectron2's model zoo, Caffe2) or a file of ``torch.save``.
+        path: path of a ``.pkl`` file (detectron2's model zoo, Caffe2) or a ``torch.save`` file.
 
     Returns:
-        dict with ``model``; ``matching_heuristics`` and ``__author__`` for ``.pkl`` files that
-        need detectron2's matching of names; iteration, optimizer and the like untouched.
+        dict with the weights by name under ``model``; ``matching_heuristics`` and ``__author__``
+        for ``.pkl`` files that need detectron2's name matching; other entries of the file, such
+        as iteration and optimizer, unchanged.
 
     Raises:
-        ValueError: if it cannot be read, would run code, or holds no weights.
+        ValueError: if the file cannot be read, could execute code, or has no weights.
     """
     with open(path, "rb") as file:
         start = file.read(512).lstrip()
@@ -63,7 +65,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         looks = "a web page" if start else "an empty file"
         raise ValueError(
             f"{path} is {looks}, not a checkpoint: a download may have failed. Delete it and "
-            "fetch it again"
+            "download it again"
         )
     try:
         if path.endswith(".pkl"):
@@ -74,8 +76,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} cannot be read as a checkpoint; it is truncated, or holds more than tensors "
-            f"and plain values ({reason})"
+            f"{path} cannot be read as a checkpoint; the file is truncated, or holds more than "
+            f"tensors and plain values ({reason})"
         ) from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not weights by name")
@@ -85,18 +87,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def unwrap(loaded: Mapping[str, Any], path: str = "the checkpoint") -> dict[str, Any]:
-    """Find the weights in what a trainer saved.
+    """Find the weights in the content of a training checkpoint.
 
     Args:
-        loaded: a state dict; or a dict with one under ``model``, ``state_dict`` or
-            ``model_state``. A prefix ``module.`` that all names share is removed.
-        path: to name in errors.
+        loaded: a state dict; or a dict with a state dict under ``model``, ``state_dict`` or
+            ``model_state``. A prefix ``module.`` of all names is removed.
+        path: path for error messages.
 
     Returns:
-        The dict with the weights under ``model``.
+        ``loaded`` with the weights under ``model``.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no weights.
     """
     rest = dict(loaded)
     wrapper = next(
@@ -116,31 +118,28 @@ def unwrap(loaded: Mapping[str, Any], path: str = "the checkpoint") -> dict[str,
 
 
 def check_published_hash(path: str) -> None:
-    """Compare a downloaded file with the sha256 that its name ends in, if it does.
+    """Compare the SHA-256 of a downloaded file with the digits at the end of its name, if any.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if the digits differ.
     """
     match = _HASH_IN_NAME.search(os.path.basename(path))
     if not match:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(match[1]):
+    digest = file_sha256(path)
+    if not digest.startswith(match[1]):
         raise ValueError(
             f"{path} is not the file that was published: its sha256 starts with "
-            f"{digest.hexdigest()[:8]}, not {match[1]}. Delete it and fetch it again"
+            f"{digest[:8]}, not {match[1]}. Delete it and download it again"
         )
 
 
 class _WeightsUnpickler(pickle.Unpickler):
-    """Knows nothing but arrays and containers, so nothing in a file can run."""
+    """Unpickler that accepts only arrays and containers, so no code in a file can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}")
         if module == "collections":
             return OrderedDict
         return super().find_class(module, name)

@@ -1,4 +1,4 @@
-"""Every FCOS model that was published, with the config that reproduces it here."""
+"""Published FCOS models, each with the config that reproduces it."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ class Published:
     """A published model.
 
     Attributes:
-        config: our config, as ``get_config_file`` knows it.
-        origin: the code base, as ``fcos-d2 convert --from`` knows it.
-        ap: box AP on COCO val2017 (minival) as its authors report it, in percent; ``None`` if
-            they do not.
-        file: name of the weights at their origin; "" if they were not published.
-        url: where they are; "" if there is no stable address.
+        config: name of a config for :func:`~fcos_d2.config.get_config_file`.
+        origin: code base of the model, a name for ``fcos-d2 convert --from``.
+        ap: box AP on COCO val2017 (minival) as reported by the authors, in percent; ``None`` if
+            not reported.
+        file: file name of the published weights; "" if the weights were not published.
+        url: address of the weights; "" if there is no stable address.
     """
 
     config: str

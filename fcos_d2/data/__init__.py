@@ -1,0 +1,1 @@
+"""Training data: loader, mapper, images; readers in datasets/, the checker in check/."""

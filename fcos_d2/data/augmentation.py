@@ -1,17 +1,18 @@
-"""Training augmentations from config: detectron2's by name, and what it lacks."""
+"""Training augmentations from the config: those of detectron2, and transposition."""
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, Transform
 
+from ..utils.files import nearest
+
 __all__ = ["RandomTranspose", "TransposeTransform", "build_augmentations"]
 
 
 class TransposeTransform(Transform):
-    """Mirror at the main diagonal: rows become columns."""
+    """Mirror an image at its main diagonal: rows become columns."""
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(img.swapaxes(0, 1))
@@ -35,14 +36,15 @@ class RandomTranspose(T.Augmentation):
 
 
 def build_augmentations(entries: Sequence) -> list[T.Augmentation]:
-    """INPUT.AUGS -> augmentations.
+    """Build the augmentations of INPUT.AUGS.
 
     Args:
-        entries: [name, {arguments}] each; the name is a class of detectron2.data.transforms or of
-            this file.
+        entries: one [name, {arguments}] per augmentation; the name is a class of
+            detectron2.data.transforms or of this file.
 
     Raises:
-        ValueError: naming the entry, for unknown names and arguments that do not fit.
+        ValueError: for an unknown name, or arguments that the class does not accept; names the
+            entry.
     """
     known = {
         name: item
@@ -55,8 +57,8 @@ def build_augmentations(entries: Sequence) -> list[T.Augmentation]:
 def _build(entry: Sequence, known: dict) -> T.Augmentation:
     name, arguments = (entry, {}) if isinstance(entry, str) else (entry[0], dict(*entry[1:]))
     if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(known))
-        raise ValueError(f"INPUT.AUGS: no augmentation {name!r}; nearest: {near}")
+        hint = nearest(name, known) or f"; known: {', '.join(sorted(known))}"
+        raise ValueError(f"INPUT.AUGS: no augmentation {name!r}{hint}")
     try:
         return known[name](**arguments)
     except (TypeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Any image as upright 8-bit RGB."""
+"""Images of any file format, mode and bit depth, read as upright 8-bit RGB."""
 
 import io
 import os
@@ -10,32 +10,23 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-__all__ = [
-    "PICTURE_SUFFIXES",
-    "Picture",
-    "read_rgb",
-]
+__all__ = ["ImageInput", "read_rgb"]
 
-Picture: TypeAlias = str | os.PathLike | bytes | np.ndarray | Image.Image | Tensor
-
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".avif"),
-)
+ImageInput: TypeAlias = str | os.PathLike | bytes | np.ndarray | Image.Image | Tensor
 
 _LARGEST_16_BIT = 65535
-# Pillow converts these to RGB only by way of their twins without premultiplied alpha.
+# Pillow converts premultiplied alpha to RGB only through the mode with plain alpha.
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
-def read_rgb(picture: Picture) -> np.ndarray:
-    """Read or convert a picture, as training does: upright by EXIF, colours without their alpha.
+def read_rgb(image: ImageInput) -> np.ndarray:
+    """Read or convert an image as training does: EXIF orientation applied, alpha dropped.
 
-    16-bit values are scaled to 8 bits over their full range. Of an animation or a document with
-    pages, the first is taken.
+    16-bit values are scaled to 8 bits over their full range. Only the first frame of an animation
+    and the first page of a document are read.
 
     Args:
-        picture: a path; an encoded file as bytes; an array (H, W, 3) BGR or (H, W) gray, uint8 or
+        image: a path; an encoded file as bytes; an array (H, W, 3) BGR or (H, W) gray, uint8 or
             uint16; a PIL image; or a tensor (3, H, W) uint8 RGB.
 
     Returns:
@@ -43,45 +34,46 @@ def read_rgb(picture: Picture) -> np.ndarray:
 
     Raises:
         OSError: if the file cannot be opened.
-        ValueError: if it is no picture, damaged, or of a shape or type that is none of these.
-        TypeError: for anything else.
+        ValueError: if the file is damaged or not an image, or an array or a tensor has another
+            shape or dtype.
+        TypeError: for an object of another type.
     """
-    if isinstance(picture, (str, os.PathLike)):
-        return _decode(Path(picture).read_bytes(), os.fspath(picture))
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        return _decode(bytes(picture), "the encoded picture")
-    if isinstance(picture, Image.Image):
-        return _from_pil(picture)
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture)
-    if isinstance(picture, Tensor):
-        return _from_tensor(picture)
+    if isinstance(image, (str, os.PathLike)):
+        return _decode(Path(image).read_bytes(), os.fspath(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _decode(bytes(image), "the encoded image")
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
     raise TypeError(
-        f"a {type(picture).__name__} is no picture; give a path, bytes, an array (H, W, 3) BGR or "
+        f"a {type(image).__name__} is not an image; give a path, bytes, an array (H, W, 3) BGR or "
         "(H, W), a PIL image or a tensor (3, H, W) RGB"
     )
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
     if not data:
-        raise ValueError(f"{name} cannot be read: it is empty")
+        raise ValueError(f"{name} cannot be read: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _from_pil(image)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} cannot be read: it is no picture in a known format") from error
+        raise ValueError(f"{name} cannot be read: not an image in a known format") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{name} cannot be read: {error}. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS, "
-            "or cut it into tiles"
+            f"{name} cannot be read: {error}. If you trust this file, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS, or cut the image into tiles"
         ) from error
-    except Exception as error:  # damaged files make decoders raise nearly anything
+    except Exception as error:  # decoders raise nearly any exception for damaged files
         reason = str(error) or type(error).__name__
         raise ValueError(f"{name} cannot be read: {reason}") from error
 
 
 def _from_pil(image: Image.Image) -> np.ndarray:
-    image.load()  # else reading a PNG's EXIF does, and what that raises would be lost
+    image.load()  # reading EXIF of a PNG loads the image too, but hides decoding errors
     image = _apply_exif_orientation(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _gray_to_rgb(_wide_to_8_bit(np.asarray(image)))
@@ -93,13 +85,13 @@ def _from_pil(image: Image.Image) -> np.ndarray:
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"an array of {array.dtype} is no picture: give uint8 (0 to 255) or uint16"
+            f"an array of {array.dtype} is not an image: give uint8 (0 to 255) or uint16"
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
         raise ValueError(
-            f"an array of shape {array.shape} is no picture: give (H, W, 3) in BGR or (H, W)"
+            f"an array of shape {array.shape} is not an image: give (H, W, 3) in BGR or (H, W)"
         )
     if array.dtype == np.uint16:
         array = _wide_to_8_bit(array)
@@ -109,22 +101,22 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 def _from_tensor(tensor: Tensor) -> np.ndarray:
     if tensor.ndim != 3 or tensor.shape[0] != 3 or str(tensor.dtype) != "torch.uint8":
         raise ValueError(
-            f"a tensor {tuple(tensor.shape)} of {tensor.dtype} is no picture: give (3, H, W) in "
-            "RGB of torch.uint8, and several as a list"
+            f"a tensor {tuple(tensor.shape)} of {tensor.dtype} is not an image: give (3, H, W) "
+            "in RGB of torch.uint8, and several images as a list"
         )
     return _not_empty(tensor.detach().cpu().permute(1, 2, 0).numpy())
 
 
 def _wide_to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale the full range of 16 bits, or 0 to 1 of floats, to 0 to 255."""
+    """Scale 0 to 65535 (integers) or 0 to 1 (floats) to 0 to 255."""
     _not_empty(values)
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.rint(values * 255).astype(np.uint8)
     if values.dtype.kind not in "iu" or low < 0 or high > _LARGEST_16_BIT:
         raise ValueError(
-            f"its values are {values.dtype} from {low} to {high}, whose white is unknown; save it "
-            "with 8 or 16 bits"
+            f"the pixels are {values.dtype} from {low} to {high}, and the value of white is "
+            "unknown; save the image with 8 or 16 bits"
         )
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
@@ -135,5 +127,5 @@ def _gray_to_rgb(gray: np.ndarray) -> np.ndarray:
 
 def _not_empty(array: np.ndarray) -> np.ndarray:
     if array.size == 0:
-        raise ValueError(f"a picture of {array.shape[1]} x {array.shape[0]} pixels has no content")
+        raise ValueError(f"an image of {array.shape[1]} x {array.shape[0]} pixels is empty")
     return np.ascontiguousarray(array)

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of seed and iteration, so that a resumed run repeats them."""
+"""Training batches as a pure function of seed and iteration: a resumed run repeats them."""
 
 import itertools
 import logging
@@ -26,7 +26,7 @@ __all__ = ["TrainLoader", "build_sampler", "load_records", "plan_batches", "trai
 
 logger = logging.getLogger(__name__)
 
-# What detectron2 and pycocotools raise for files that are not what they should be.
+# Exceptions that detectron2 and pycocotools raise for malformed annotation files.
 _DAMAGED = (
     KeyError,
     TypeError,
@@ -37,7 +37,7 @@ _DAMAGED = (
     OverflowError,
 )
 
-# A sample: its position in the stream of this process, and the index of its record.
+# Position in the stream of this process, and index of the record.
 Sample = tuple[int, int]
 
 
@@ -45,47 +45,50 @@ def training_records(cfg) -> list[dict]:
     """Records of DATASETS.TRAIN, filtered as detectron2 does.
 
     Raises:
-        ValueError: naming the data set, if its annotations are damaged or nothing is left.
+        ValueError: if the annotations of a dataset are damaged, or no record is left; names the
+            dataset.
     """
     return load_records(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
 
 
 def load_records(names: Sequence[str], filter_empty: bool = False) -> list[dict]:
-    """Records of registered data sets.
+    """Records of registered datasets, in detectron2's format.
 
     Raises:
-        ValueError: naming the data set, if its annotations are damaged or none is left.
+        ValueError: if the annotations of a dataset are damaged, or no record is left; names the
+            dataset.
     """
     try:
         return get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
     except _DAMAGED as error:
-        _name_the_damaged(names)
+        _raise_for_damaged(names)
         raise ValueError(
-            f"the data sets {', '.join(names)} cannot be used: {error!s:.300}. If no picture has "
+            f"the datasets {', '.join(names)} cannot be used: {error!s:.300}. If no image has "
             "objects, set DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
         ) from error
 
 
-def _name_the_damaged(names: Sequence[str]) -> None:
+def _raise_for_damaged(names: Sequence[str]) -> None:
+    """Raise ValueError for the first dataset that cannot be loaded or is empty."""
     for name in names:
         try:
             records = DatasetCatalog.get(name)
         except _DAMAGED as error:
-            where = MetadataCatalog.get(name).get("json_file", name)
+            json_file = MetadataCatalog.get(name).get("json_file", name)
             reason = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise ValueError(
-                f"the annotations of {name} ({where}) cannot be read: {reason!s:.300}. "
-                "`fcos-d2 check-data` lists what is wrong with them"
+                f"the annotations of {name} ({json_file}) cannot be read: {reason!s:.300}. "
+                "`fcos-d2 check-data` lists the faults"
             ) from error
         if not records:
-            raise ValueError(f"the data set {name} has no images")
+            raise ValueError(f"the dataset {name} has no images")
 
 
 def build_sampler(cfg, records: Sequence[dict], seed: int) -> Iterable[int]:
-    """detectron2's endless sampler of DATALOADER.SAMPLER_TRAIN, for this process.
+    """Endless sampler of detectron2 for this process, chosen by DATALOADER.SAMPLER_TRAIN.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for an unknown name.
     """
     loader = cfg.DATALOADER
     if loader.SAMPLER_TRAIN == "TrainingSampler":
@@ -107,12 +110,16 @@ def build_sampler(cfg, records: Sequence[dict], seed: int) -> Iterable[int]:
 def plan_batches(
     indices: Iterable[int], batch_size: int, groups: Sequence[Any] | None = None
 ) -> Iterator[list[Sample]]:
-    """Cut an endless stream of indices into batches.
+    """Cut a stream of record indices into batches.
 
     Args:
-        indices: of records.
-        batch_size: of this process.
-        groups: for each record what those of one batch must share, such as landscape or portrait.
+        indices: indices of records, usually endless.
+        batch_size: number of samples in a batch of this process.
+        groups: group of each record, such as landscape or portrait; the samples of a batch have
+            the same group. None puts all records into one group.
+
+    Yields:
+        Batches of (position in the stream, index of the record).
     """
     waiting: dict[Any, list[Sample]] = {}
     for position, index in enumerate(indices):
@@ -127,21 +134,21 @@ def plan_batches(
 class TrainLoader:
     """Endless training batches: lists of mapped records.
 
-    Which records a batch holds and how they are augmented depends on ``seed``, the process and the
-    number of the batch alone, not on workers, nor on what ran before.
+    The records of a batch and their augmentation depend only on ``seed``, the process and the
+    number of the batch. They do not depend on the workers or on earlier batches.
 
     Args:
-        records: of the data set.
-        mapper: record -> model input.
-        make_sampler: seed -> endless indices of this process.
-        batch_size: of this process.
-        seed: may be changed before the first batch is drawn.
+        records: records of the dataset.
+        mapper: function from a record to a model input.
+        make_sampler: function from the seed to the endless indices of this process.
+        batch_size: number of images in a batch of this process.
+        seed: seed of sampling and augmentation; may be changed before the first batch is drawn.
         group_by_aspect: put portrait and landscape images into separate batches.
-        num_workers: processes that load; 0 loads in this one.
-        skip_broken: replace a record whose image cannot be read by another one.
+        num_workers: number of loading processes; 0 loads in this process.
+        skip_broken: replace a record whose image cannot be read by a random other record.
 
     Attributes:
-        start: number of the batch to begin with.
+        start: number of the first batch.
     """
 
     def __init__(
@@ -176,23 +183,23 @@ class TrainLoader:
                 num_workers=self._num_workers,
                 collate_fn=list,
                 persistent_workers=self._num_workers > 0,
-                generator=torch.Generator().manual_seed(self.seed),  # leaves the global one alone
+                generator=torch.Generator().manual_seed(self.seed),  # keeps the global one as it is
             )
         )
 
 
 class _SeededDataset(Dataset):
-    """Records mapped with random numbers that depend on their position only."""
+    """Records mapped with random numbers that depend only on the position in the stream."""
 
     def __init__(self, records, mapper, seed: int, skip_broken: bool):
         self.records, self.mapper, self.seed = records, mapper, seed
-        # Read here: processes that load are no members of the group.
+        # Read here: loading processes are not members of the process group.
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
         self.skip_broken = skip_broken
 
     def __getitem__(self, sample: Sample) -> dict:
         position, index = sample
-        # Other loaders of this process keep their numbers: augmentations draw from global ones.
+        # Augmentations draw from the global generators, which other code in this process uses too.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             self._seed(position)
@@ -203,7 +210,7 @@ class _SeededDataset(Dataset):
             torch.set_rng_state(states[2])
 
     def _seed(self, position: int) -> None:
-        # Samplers deal one stream out to all processes: the number of processes changes nothing.
+        # All processes draw from one shuffled stream, so results do not depend on their number.
         number = position * self.world_size + self.rank
         words = np.random.SeedSequence((self.seed, number)).generate_state(3)
         random.seed(int(words[0]))
@@ -219,4 +226,4 @@ class _SeededDataset(Dataset):
                     raise
                 logger.warning("Skipped: %s", error)
                 index = np.random.randint(len(self.records))
-        raise ValueError("a hundred images in a row could not be read; see the log")
+        raise ValueError("100 images in a row could not be read; see the log")

@@ -1,4 +1,4 @@
-"""detectron2's dataset mapper, with augmentations from config and errors that name the file."""
+"""Dataset mapper of detectron2 with augmentations from the config and errors that name the file."""
 
 import copy
 
@@ -15,7 +15,7 @@ from .images import read_rgb
 
 __all__ = ["FCOSDatasetMapper"]
 
-# What Pillow, NumPy and detectron2 raise for content that is not what it should be.
+# Exceptions that Pillow, NumPy and detectron2 raise for malformed images and annotations.
 _DAMAGED = (
     ValueError,
     KeyError,
@@ -29,15 +29,15 @@ _DAMAGED = (
 
 
 class FCOSDatasetMapper(DatasetMapper):
-    """Reads an image, augments it with its boxes; see detectron2's ``DatasetMapper``.
+    """Read an image and augment it with its boxes; see detectron2's ``DatasetMapper``.
 
     Args:
-        is_train: whether ground truth is wanted.
-        min_visible: a box of which augmentation leaves no more than this share of its area inside
-            the image is no ground truth; 0 keeps every remainder, as detectron2 does.
-        ignore_crowds: give the boxes of crowds as ``ignore_boxes``, (K, 4) in pixels of the
-            augmented image, instead of forgetting them.
-        **options: of ``DatasetMapper``.
+        is_train: add the ground truth to the result.
+        min_visible: drop a box if augmentation leaves at most this share of its area inside the
+            image; 0 keeps every remainder, as detectron2 does.
+        ignore_crowds: add the boxes of crowds as ``ignore_boxes``, (K, 4) x1, y1, x2, y2 in
+            pixels of the augmented image, instead of dropping them.
+        **options: further options of ``DatasetMapper``.
     """
 
     @configurable
@@ -63,30 +63,35 @@ class FCOSDatasetMapper(DatasetMapper):
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Raises FileNotFoundError or ValueError, naming the image and what to do."""
+        """Map one record of a dataset to one input of the model.
+
+        Raises:
+            FileNotFoundError: if the image does not exist.
+            ValueError: if the image or its annotations are damaged, or their sizes differ.
+        """
         name = dataset_dict.get("file_name", "?")
         try:
             return self._map(copy.deepcopy(dataset_dict))
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"image {name} is in the annotations but not on disk: check the image folder "
-                "given when the data set was registered"
+                "given when the dataset was registered"
             ) from error
         except SizeMismatchError as error:
             raise ValueError(
-                f"image {name} has another size than its annotations say ({error}). If it was "
-                "rotated by its EXIF tag, save it upright or swap width and height in the JSON"
+                f"image {name} has another size than its annotations say ({error}). If its EXIF "
+                "tag rotates the image, save it upright or swap width and height in the JSON"
             ) from error
         except (OSError, SyntaxError) as error:
-            raise ValueError(f"image {name} cannot be read: {error}. Replace it") from error
+            raise ValueError(f"image {name} cannot be read: {error}. Replace the file") from error
         except _DAMAGED as error:
             raise ValueError(
                 f"image {name} or its annotations cannot be used: {error!r:.300}. "
-                "`fcos-d2 check-data` lists what is wrong with a data set"
+                "`fcos-d2 check-data` lists the faults of a dataset"
             ) from error
 
     def _map(self, dataset_dict: dict) -> dict:
-        """detectron2's steps, with a reader that takes no damaged file for a whole one."""
+        """Follow the steps of detectron2, with a reader that refuses damaged files."""
         rgb = read_rgb(dataset_dict["file_name"])
         image = rgb if self.image_format == "RGB" else rgb[:, :, ::-1]
         check_image_size(dataset_dict, image)

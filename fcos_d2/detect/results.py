@@ -1,7 +1,7 @@
-"""What a detection leaves in its folder, from which it can also go on after an interruption.
+"""Files in the output folder of a detection run.
 
-``detections.jsonl`` is the state: a line is added when all else of a picture is on disk. The other
-files are made from it at the end.
+``detections.jsonl`` is the state from which an interrupted run continues: the line of an image is
+added after its drawn image is on disk. The other files are made from it at the end.
 """
 
 import csv
@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from PIL import Image
 
 from ..inference.detections import Detections
 from ..inference.predictor import Predictor
+from ..utils.files import replacing
 from ..version import __version__
-from .sources import Source
+from .sources import InputFile
 from .video import import_cv2
 
 __all__ = [
@@ -29,19 +29,19 @@ __all__ = [
     "drawn_name",
     "keep_finished",
     "options_key",
-    "save_picture",
+    "save_image",
     "write_coco",
     "write_csv",
 ]
 
-# Formats of drawn pictures and videos; the name of another one gets the default's suffix added.
+# Formats of drawn images and videos; a file in another format gets the default's suffix added.
 _DRAWN_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 _CSV_COLUMNS = "file frame width height x1 y1 x2 y2 score class_id class_name"
 
 
 def options_key(predictor: Predictor, class_ids: list[int] | None) -> str:
-    """Changes with whatever changes results: weights, config, threshold, precision, classes."""
+    """Digest of everything that changes results: weights, config, threshold, precision, classes."""
     model = predictor.cfg.MODEL.clone()
     model.defrost()
     model.WEIGHTS = model.DEVICE = ""
@@ -58,32 +58,39 @@ def options_key(predictor: Predictor, class_ids: list[int] | None) -> str:
 
 
 def keep_finished(
-    path: Path, sources: Sequence[Source], options: str, drawn: Path | None
+    path: Path, files: Sequence[InputFile], options: str, drawn: Path | None
 ) -> tuple[set[str], int]:
-    """Rewrite the lines: those of files that are done, in the order of the files.
+    """Keep the lines of finished files, in the order of ``files``, and drop all other lines.
 
-    Lines go that are cut off, of videos that are not complete, of other or changed files or other
-    options, or whose drawn picture is wanted and not there.
+    Drops truncated lines, incomplete videos, results of changed files or other options, and
+    entries whose drawn image is missing.
+
+    Args:
+        path: ``detections.jsonl``.
+        files: input files of this run.
+        options: see :func:`options_key`.
+        drawn: folder of drawn images; None if they are not wanted.
 
     Returns:
-        Names of the files that are done, and how many whole lines went.
+        Names of the finished files, and the number of complete lines that were dropped.
     """
     if not path.is_file():
         return set(), 0
-    current = {source.name: source for source in sources}
+    current = {file.name: file for file in files}
     spans: dict[str, list[tuple[int, int]]] = {}
     complete = set()
     whole_lines = offset = 0
     for raw, line in _read_lines(path):
-        name = line.get("file") if line else None
-        whole_lines += line is not None
-        if name in current and _still_holds(line, current[name], options, drawn):
-            spans.setdefault(name, []).append((offset, len(raw)))
-            if line.get("last_frame", True):
-                complete.add(name)
+        if line is not None:
+            whole_lines += 1
+            name = line.get("file")
+            if name in current and _still_holds(line, current[name], options, drawn):
+                spans.setdefault(name, []).append((offset, len(raw)))
+                if line.get("last_frame", True):
+                    complete.add(name)
         offset += len(raw)
-    kept = [spans[source.name] for source in sources if source.name in complete]
-    with _replacing(path, "wb") as new, open(path, "rb") as old:
+    kept = [spans[file.name] for file in files if file.name in complete]
+    with replacing(path, "wb") as new, open(path, "rb") as old:
         for start, length in itertools.chain.from_iterable(kept):
             old.seek(start)
             new.write(old.read(length))
@@ -91,16 +98,16 @@ def keep_finished(
     return complete, whole_lines - incomplete - sum(map(len, kept))
 
 
-def _still_holds(line: dict, source: Source, options: str, drawn: Path | None) -> bool:
-    then = (line.get("size"), line.get("mtime_ns"), line.get("options"))
-    unchanged = then == (source.size, source.mtime_ns, options)
-    if not line.get("last_frame", True):  # its video is drawn only at the end
+def _still_holds(line: dict, file: InputFile, options: str, drawn: Path | None) -> bool:
+    recorded = (line.get("size"), line.get("mtime_ns"), line.get("options"))
+    unchanged = recorded == (file.size, file.mtime_ns, options)
+    if not line.get("last_frame", True):  # the drawn video is complete only at the last frame
         return unchanged
-    return unchanged and (drawn is None or (drawn / drawn_name(source)).is_file())
+    return unchanged and (drawn is None or (drawn / drawn_name(file)).is_file())
 
 
 def _read_lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
-    """Each line as it is and as it reads; None for one that is cut off."""
+    """Yield each line as bytes and as a dict; None for a truncated line."""
     with open(path, "rb") as file:
         for raw in file:
             try:
@@ -110,53 +117,66 @@ def _read_lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
             yield raw, line if isinstance(line, dict) else None
 
 
-@contextmanager
-def _replacing(path: Path, mode: str = "w", **options: Any) -> Iterator[Any]:
-    """A new file that takes the place of ``path`` once it is complete."""
-    part = path.with_name(path.name + ".part")
-    with open(part, mode, **options) as file:
-        yield file
-    os.replace(part, path)
+def _read_results(path: Path) -> Iterator[dict]:
+    """Yield each complete line as a dict."""
+    return (line for _, line in _read_lines(path) if line is not None)
 
 
-def drawn_name(source: Source) -> str:
-    """Name of the drawn picture or video, in a format that can be written."""
-    suffixes = tuple(_CODECS) if source.is_video else _DRAWN_SUFFIXES
-    default = ".mp4" if source.is_video else ".png"
-    return source.name if source.name.lower().endswith(suffixes) else source.name + default
+def drawn_name(file: InputFile) -> str:
+    """Name of the drawn image or video, in a format that can be written."""
+    suffixes = tuple(_CODECS) if file.is_video else _DRAWN_SUFFIXES
+    default = ".mp4" if file.is_video else ".png"
+    return file.name if file.name.lower().endswith(suffixes) else file.name + default
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Save in the format of the suffix; makes the folder, raises OSError or ValueError."""
+def save_image(image: Image.Image, path: Path) -> None:
+    """Save an image in the format of the path's suffix; creates missing folders.
+
+    Raises:
+        OSError, ValueError: if the image cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    picture.save(path, **options)
+    options: dict[str, Any] = (
+        {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    )
+    image.save(path, **options)
 
 
 class VideoFile:
-    """A video that gets its name once it is complete.
+    """A video file that gets its final name once it is complete.
 
     Args:
-        path: its suffix decides the codec.
+        path: final name; the suffix decides the codec.
         rate: frames per second.
     """
 
     def __init__(self, path: Path, rate: float):
         self.path, self.rate = path, rate
         self.part = path.with_name(path.stem + ".part" + path.suffix)
-        self.writer = None
+        self.writer: Any = None
         self.written = 0
 
-    def write(self, picture: Image.Image, is_last: bool, until: float = 0.0) -> None:
-        """Add a picture once, or as often as it takes to fill the time until so many seconds."""
+    def write(self, frame: Image.Image, is_last: bool, until: float = 0.0) -> None:
+        """Add a frame.
+
+        Args:
+            frame: RGB.
+            is_last: complete the file.
+            until: seconds since the first frame; the frame is repeated until the video has this
+                length, but written at least once.
+
+        Raises:
+            ImportError: without OpenCV.
+            ValueError: if OpenCV cannot write this format.
+        """
         cv2 = import_cv2()
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter_fourcc(*_CODECS[self.path.suffix.lower()])
-            self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, picture.size)
+            self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, frame.size)
             if not self.writer.isOpened():
                 raise ValueError(f"OpenCV cannot write the video {self.path}; try --no-pictures")
-        bgr = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+        bgr = np.ascontiguousarray(np.asarray(frame)[..., ::-1])
         for _ in range(max(1, round(until * self.rate) - self.written)):
             self.writer.write(bgr)
             self.written += 1
@@ -165,26 +185,26 @@ class VideoFile:
             os.replace(self.part, self.path)
 
     def discard_part(self) -> None:
-        """Remove what is there of a video that was not completed."""
+        """Remove the file of a video that was not completed."""
         if self.writer is not None:
             self.writer.release()
         self.part.unlink(missing_ok=True)
 
 
 def write_coco(lines: Path, output: Path, predictor: Predictor) -> None:
-    """``detections.json``, COCO's results, and ``images.json``, what their ids mean."""
+    """Write ``detections.json`` with COCO results, and ``images.json`` with the images' ids."""
     names = predictor.class_names
     category_ids = predictor.category_ids or list(range(1, len(names) + 1))
     categories = [{"id": i, "name": name} for i, name in zip(category_ids, names)]
     with (
-        _replacing(output / "detections.json", encoding="utf-8") as results,
-        _replacing(output / "images.json", encoding="utf-8") as images,
+        replacing(output / "detections.json", encoding="utf-8") as results,
+        replacing(output / "images.json", encoding="utf-8") as images,
     ):
         head = {"info": {}, "annotations": [], "categories": categories}
         images.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
         results.write("[")
         results_before = images_before = ""
-        for image_id, (_, line) in enumerate(_read_lines(lines), start=1):
+        for image_id, line in enumerate(_read_results(lines), start=1):
             height, width = line["image_size"]
             image = {"id": image_id, "file_name": line["file"], "width": width, "height": height}
             if "frame" in line:
@@ -199,11 +219,11 @@ def write_coco(lines: Path, output: Path, predictor: Predictor) -> None:
 
 
 def write_csv(lines: Path, path: Path) -> None:
-    """A row for each detection; ``frame`` is empty for pictures."""
-    with _replacing(path, newline="", encoding="utf-8") as file:
+    """Write one CSV row per detection; ``frame`` is empty for images."""
+    with replacing(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_CSV_COLUMNS.split())
-        for _, line in _read_lines(lines):
+        for line in _read_results(lines):
             height, width = line["image_size"]
             for row in zip(line["boxes"], line["scores"], line["class_ids"], line["class_names"]):
                 box, *rest = row

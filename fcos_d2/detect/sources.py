@@ -1,4 +1,4 @@
-"""Which files the inputs of a command stand for."""
+"""Input files and cameras named by the inputs of a command."""
 
 import glob
 import itertools
@@ -9,22 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.images import PICTURE_SUFFIXES
+from ..utils.files import IMAGE_SUFFIXES
 from .video import VIDEO_SUFFIXES
 
-__all__ = ["Source", "find_sources"]
+__all__ = ["InputFile", "find_inputs"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file to detect in.
+class InputFile:
+    """An image, video or camera to detect in.
 
     Attributes:
-        path: where it is.
-        name: its name in the results, with "/".
-        size, mtime_ns: of the file, by which a change is noticed; of a camera, 0 and the time of
-            its opening, so that no results of an earlier one count as its own.
-        camera: number of the device, if it is no file.
+        path: path of the file.
+        name: name in the results, with "/" between folders.
+        size, mtime_ns: size in bytes and modification time of the file, by which a change is
+            noticed. A camera has size 0 and the time of its opening, so that results of an earlier
+            run never count as its own.
+        camera: device number; None for a file.
     """
 
     path: Path
@@ -35,36 +36,36 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether it has frames."""
+        """True for a video and a camera, False for an image."""
         return self.camera is not None or self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_sources(
+def find_inputs(
     inputs: Sequence[str], *, recursive: bool = False, leave_out: Path | None = None
-) -> tuple[list[Source], list[str]]:
-    """Files and cameras that inputs stand for, each once.
+) -> tuple[list[InputFile], list[str]]:
+    """Find the files and cameras that inputs name, each once.
 
-    Of a folder these are the pictures and videos by their suffix; a file that is named is taken
-    whatever its suffix. Names are relative to the folder or to the fixed part of the pattern; if
-    two files then have the same, all are relative to what they have in common.
+    In a folder, images and videos are found by their suffix; a file given by its path is taken with
+    any suffix. Names are relative to the folder or to the fixed part of the pattern; if two files
+    get the same name, all names become relative to the folder that all files have in common.
 
     Args:
-        inputs: paths of files and folders, glob patterns, and ``camera:0``, or only its number if
-            no file is called so.
-        recursive: look into folders below the given ones, too.
-        leave_out: a folder whose files are none, such as that of drawn pictures.
+        inputs: paths of files and folders, glob patterns, and ``camera:0`` or only the number, if
+            no file has this name.
+        recursive: also look into folders below the given ones.
+        leave_out: a folder whose files are not inputs, such as the folder of drawn images.
 
     Returns:
-        The files, then cameras, and a line for each input that leads to none.
+        The files, followed by the cameras, and a line for each input that leads to neither.
     """
     found: dict[Path, str] = {}
-    cameras: dict[int, Source] = {}
+    cameras: dict[int, InputFile] = {}
     problems = []
     for text in inputs:
         camera = _camera_number(text)
         if camera is not None:
-            place = Path(f"camera:{camera}")
-            cameras[camera] = Source(place, f"camera{camera}", 0, time.time_ns(), camera)
+            path = Path(f"camera:{camera}")
+            cameras[camera] = InputFile(path, f"camera{camera}", 0, time.time_ns(), camera)
             continue
         pairs = _expand(text, recursive)
         pairs = [(path, root) for path, root in pairs if not _is_below(path, leave_out)]
@@ -75,25 +76,26 @@ def find_sources(
     if len(set(found.values())) < len(found):
         common = os.path.commonpath([path.parent for path in found])
         found = {path: path.relative_to(common).as_posix() for path in found}
-    sources = []
+    files = []
     for path, name in found.items():
         status = path.stat()
-        sources.append(Source(path, name, status.st_size, status.st_mtime_ns))
-    return [*sources, *cameras.values()], problems
+        files.append(InputFile(path, name, status.st_size, status.st_mtime_ns))
+    return [*files, *cameras.values()], problems
 
 
 def _camera_number(text: str) -> int | None:
     match = re.fullmatch(r"(?:camera:)?([0-9]{1,4})", text)
-    is_camera = match and (text.startswith("camera:") or not os.path.exists(text))
-    return int(match[1]) if is_camera else None
+    if match is None or (os.path.exists(text) and not text.startswith("camera:")):
+        return None
+    return int(match[1])
 
 
 def _expand(text: str, recursive: bool) -> list[tuple[Path, Path]]:
-    """Files of one input, each with the folder that its name is relative to."""
+    """Files of one input, each with the folder to which its name is relative."""
     path = Path(text)
     if path.is_dir():
         files = path.rglob("*") if recursive else path.glob("*")
-        suffixes = PICTURE_SUFFIXES + VIDEO_SUFFIXES
+        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
         return [
             (file, path)
             for file in sorted(files)
@@ -114,7 +116,7 @@ def _expand(text: str, recursive: bool) -> list[tuple[Path, Path]]:
 def _why_nothing(text: str, recursive: bool) -> str:
     if Path(text).is_dir():
         deeper = "" if recursive else "; --recursive looks into folders below it"
-        return f"no pictures or videos in this folder{deeper}"
+        return f"no images or videos in this folder{deeper}"
     if text.startswith("camera:"):
         return "no such camera: give its number, such as camera:0"
     return "no file matches" if glob.has_magic(text) else "no such file or folder"

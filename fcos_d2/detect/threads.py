@@ -1,4 +1,4 @@
-"""Work that runs ahead in threads, by a bounded number of items and in their order."""
+"""Ordered, bounded prefetching in threads."""
 
 import signal
 import threading
@@ -8,30 +8,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ahead", "ctrl_c_as_event", "threads", "with_last"]
+__all__ = ["ctrl_c_as_event", "map_ahead", "mark_last", "thread_pool"]
 
 
 @contextmanager
-def threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose work is dropped, but for what has begun, when its user ends."""
-    pool = ThreadPoolExecutor(number)
+def thread_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A thread pool that cancels pending work on exit."""
+    pool = ThreadPoolExecutor(num_threads)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def ahead(
+def map_ahead(
     pool: ThreadPoolExecutor,
     function: Callable[[Any], Any],
     items: Iterable[Any],
     depth: int,
     as_soon_as_done: bool = False,
 ) -> Iterator[tuple[Any, Future]]:
-    """Run ``function`` on items, ``depth`` of them ahead of what is yielded, in their order.
+    """Run ``function`` on items in a pool, at most ``depth`` items ahead of the consumer.
 
     Args:
-        as_soon_as_done: do not wait for ``depth`` others first; for the end of a chain.
+        pool: threads that run ``function``.
+        function: called with one item.
+        items: read in the caller's thread.
+        depth: number of items that may be started and not yet yielded.
+        as_soon_as_done: yield a finished item at once, before ``depth`` others are started; for
+            the last stage of a chain.
+
+    Yields:
+        Each item with its future, in the order of ``items``.
     """
     pending: deque[tuple[Any, Future]] = deque()
     for item in items:
@@ -42,8 +50,8 @@ def ahead(
         yield pending.popleft()
 
 
-def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
-    """Each item, and whether it is the last one."""
+def mark_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+    """Yield each item with True if it is the last one, else False."""
     previous: list[Any] = []
     for item in items:
         if previous:
@@ -55,9 +63,9 @@ def with_last(items: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
 
 @contextmanager
 def ctrl_c_as_event() -> Iterator[threading.Event]:
-    """Within this, the first Ctrl-C only sets the event; the next one interrupts as always.
+    """Context in which the first Ctrl-C only sets the event; the next one interrupts as usual.
 
-    Signals come to the main thread only: in another one this does nothing.
+    Only the main thread receives signals: in another thread the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
-"""Frames of videos and cameras, through OpenCV."""
+"""Frames of videos and cameras, read with OpenCV."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -10,33 +10,37 @@ __all__ = ["VIDEO_SUFFIXES", "import_cv2", "read_camera", "read_frames", "video_
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 
+_DEFAULT_RATE = 25.0
 
-def read_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """Frames of a video.
+
+def read_frames(path: str | os.PathLike) -> Generator[np.ndarray, None, None]:
+    """Read the frames of a video.
 
     Yields:
         (H, W, 3) uint8, BGR.
 
     Raises:
         ImportError: without OpenCV.
-        ValueError: if it is no video, or ends before its first frame.
+        ValueError: if the file is not a video, or ends before its first frame.
     """
     video = import_cv2().VideoCapture(os.fspath(path))
-    return _frames(video, f"{path} cannot be read: it is no video that OpenCV can decode")
+    return _frames(video, f"{path} cannot be read: OpenCV cannot decode it as a video")
 
 
-def read_camera(number: int) -> tuple[float, Iterator[np.ndarray]]:
-    """Frames per second that a camera announces, 25 if it does not tell, and its endless frames.
-
-    Closing the iterator sets the camera free.
+def read_camera(number: int) -> tuple[float, Generator[np.ndarray, None, None]]:
+    """Open a camera.
 
     Args:
-        number: of the device, from 0.
+        number: device number, from 0.
+
+    Returns:
+        Frames per second that the camera announces (25 if it announces none), and its endless
+        frames, (H, W, 3) uint8, BGR. Closing the generator releases the camera.
 
     Raises:
         ImportError: without OpenCV.
         OSError: if the camera cannot be opened.
-        ValueError: from the iterator, if there is not even a first frame.
+        ValueError: from the generator, if the camera gives no first frame.
     """
     cv2 = import_cv2()
     camera = cv2.VideoCapture(number)
@@ -47,21 +51,21 @@ def read_camera(number: int) -> tuple[float, Iterator[np.ndarray]]:
             f"may you use it (on Linux: read and write /dev/video{number})? Other cameras have "
             "other numbers"
         )
-    nothing = f"camera:{number} gives no pictures: does another program use it?"
-    return _known_rate(camera.get(cv2.CAP_PROP_FPS)), _frames(camera, nothing)
+    no_frame = f"camera:{number} gives no images: does another program use it?"
+    return _rate_or_default(camera.get(cv2.CAP_PROP_FPS)), _frames(camera, no_frame)
 
 
 def video_info(path: str | os.PathLike) -> tuple[float, int]:
-    """Frames per second, 25 if the file does not tell, and the number of frames it announces."""
+    """Frames per second (25 if the file does not say) and the number of frames announced."""
     cv2 = import_cv2()
     video = cv2.VideoCapture(os.fspath(path))
     rate, count = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
     video.release()
-    return _known_rate(rate), max(round(count), 0)
+    return _rate_or_default(rate), max(round(count), 0)
 
 
 def import_cv2() -> Any:
-    """OpenCV, or an ImportError that says how to get it."""
+    """Import OpenCV; the ImportError without it names the package to install."""
     try:
         import cv2
     except ImportError as error:
@@ -71,18 +75,18 @@ def import_cv2() -> Any:
     return cv2
 
 
-def _known_rate(rate: float) -> float:
-    return rate if 0 < rate < 1000 else 25.0
+def _rate_or_default(rate: float) -> float:
+    return rate if 0 < rate < 1000 else _DEFAULT_RATE
 
 
-def _frames(video: Any, nothing: str) -> Iterator[np.ndarray]:
-    """Frames of an opened ``VideoCapture``; ValueError with this text if there is none."""
+def _frames(video: Any, no_frame: str) -> Generator[np.ndarray, None, None]:
+    """Frames of an open ``VideoCapture``; ValueError with the text ``no_frame`` if it has none."""
     try:
-        there, frame = video.read()
-        if not there:
-            raise ValueError(nothing)
-        while there:
+        ok, frame = video.read()
+        if not ok:
+            raise ValueError(no_frame)
+        while ok:
             yield frame
-            there, frame = video.read()
+            ok, frame = video.read()
     finally:
         video.release()

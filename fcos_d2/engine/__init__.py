@@ -1,0 +1,1 @@
+"""Training and evaluation on detectron2's trainer."""

@@ -1,23 +1,43 @@
 """Checks that stop a doomed run before the model is built."""
 
-import difflib
-import json
+import logging
 import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-__all__ = ["check_batch", "check_datasets", "class_names"]
+from ..data.datasets.coco import coco_classes
+from ..data.loader import load_records
+from ..utils.files import nearest
+
+__all__ = [
+    "check_batch",
+    "check_datasets",
+    "check_test_sets",
+    "class_names",
+    "warn_of_keys_without_effect",
+    "warn_of_shared_images",
+]
+
+logger = logging.getLogger(__name__)
+
+_OTHER_DETECTORS = (
+    "MODEL.RETINANET.",
+    "MODEL.ROI_",
+    "MODEL.RPN.",
+    "MODEL.ANCHOR_GENERATOR.",
+    "MODEL.PROPOSAL_GENERATOR.",
+)
 
 
 def check_datasets(num_classes: int, names: Sequence[str]) -> None:
-    """Every data set exists and has as many categories as the model has classes.
+    """Check that every dataset exists and has as many categories as the model has classes.
 
     Raises:
-        KeyError: for an unknown data set, naming the nearest.
-        FileNotFoundError: if its annotations or images are not there.
-        ValueError: if the numbers of classes differ, or two sets have different classes.
+        KeyError: for an unknown dataset, naming the nearest.
+        FileNotFoundError: if its annotations or images are missing.
+        ValueError: if the numbers of classes differ, or two datasets have different classes.
     """
     seen: dict[str, list[str]] = {}
     for name in names:
@@ -27,12 +47,12 @@ def check_datasets(num_classes: int, names: Sequence[str]) -> None:
         if len(classes) != num_classes:
             listed = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
             raise ValueError(
-                f"MODEL.FCOS.NUM_CLASSES is {num_classes}, but the data set {name} has "
+                f"MODEL.FCOS.NUM_CLASSES is {num_classes}, but the dataset {name} has "
                 f"{len(classes)} ({listed}). Add to the command: "
                 f"MODEL.FCOS.NUM_CLASSES {len(classes)}"
             )
         seen[name] = classes
-    first = next(iter(seen), None)
+    first = next(iter(seen), "")
     for name, classes in seen.items():
         if classes != seen[first]:
             raise ValueError(
@@ -42,7 +62,7 @@ def check_datasets(num_classes: int, names: Sequence[str]) -> None:
 
 
 def check_batch(ims_per_batch: int, accumulate: int = 1) -> None:
-    """The batch divides evenly among processes, and has an image for each part of a step.
+    """Check that the batch divides evenly among processes and into micro-batches.
 
     Raises:
         ValueError: naming the nearest batch sizes that do.
@@ -62,23 +82,62 @@ def check_batch(ims_per_batch: int, accumulate: int = 1) -> None:
         )
 
 
-def class_names(name: str) -> list[str] | None:
-    """Class names of a registered data set, in the order of its category ids.
+def check_test_sets(names: Sequence[str]) -> list[dict]:
+    """Check that every test set can be read and has annotations.
 
     Returns:
-        None if the data set does not tell without being loaded.
+        Records of all test sets.
 
     Raises:
-        KeyError: for an unknown data set, naming the nearest.
+        ValueError: naming the test set without annotations.
+    """
+    everything = []
+    for name in names:
+        records = load_records([name])
+        everything += records
+        if not any(r.get("annotations") for r in records):
+            raise ValueError(
+                f"the test set {name} has no annotations, so no AP can be computed (COCO's "
+                "test-dev has none). Name another one in DATASETS.TEST, or train with --skip-test"
+            )
+    return everything
+
+
+def warn_of_shared_images(trained: Sequence[dict], tested: Sequence[dict]) -> None:
+    """Warn of images that are in both sets, which make AP look better than it is."""
+    files = {record["file_name"] for record in trained}
+    shared = sorted(files & {record["file_name"] for record in tested})
+    if shared:
+        logger.warning(
+            "%d of %d test images are also trained on, such as %s: AP will look too good",
+            len(shared),
+            len(tested),
+            shared[0],
+        )
+
+
+def warn_of_keys_without_effect(keys: Sequence[str]) -> None:
+    """Warn of keys of other detectors, which every detectron2 config has and FCOS ignores."""
+    idle = [key for key in keys if str(key).startswith(_OTHER_DETECTORS)]
+    if idle:
+        logger.warning("No effect on FCOS: %s. Its keys are those of MODEL.FCOS", ", ".join(idle))
+
+
+def class_names(name: str) -> list[str] | None:
+    """Class names of a registered dataset, in the order of its category ids.
+
+    Returns:
+        Names, or None if the dataset has to be loaded to know them.
+
+    Raises:
+        KeyError: for an unknown dataset, naming the nearest.
         FileNotFoundError: if its annotations or image folder are missing.
-        ValueError: if the annotations are no JSON or have no categories.
+        ValueError: if the annotations are not in COCO's format.
     """
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.4)
         raise KeyError(
-            f"no data set {name!r} is registered"
-            + (f"; nearest: {', '.join(near)}" if near else "")
-            + ". --train-json, --yolo and --voc name your own files, and so does DATASETS.CUSTOM"
+            f"no dataset {name!r} is registered{nearest(name, DatasetCatalog.list())}. "
+            "--train-json, --yolo and --voc name your own files, and so does DATASETS.CUSTOM"
         )
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
@@ -86,7 +145,7 @@ def class_names(name: str) -> list[str] | None:
     _require(name, "images", image_root)
     classes = metadata.get("thing_classes")
     if classes is None and json_file and os.path.isfile(json_file):
-        classes = _categories(json_file)
+        classes = coco_classes(json_file)
     return None if classes is None else list(classes)
 
 
@@ -96,14 +155,5 @@ def _require(name: str, what: str, path: str | None) -> None:
     if name.startswith("neon_trees_"):
         hint = "`python -m fcos_d2 quickstart` (or `make quickstart`) makes them"
     else:
-        hint = "check the registration, or DETECTRON2_DATASETS for the built-in data sets"
+        hint = "check the registration, or DETECTRON2_DATASETS for the built-in datasets"
     raise FileNotFoundError(f"the {what} of {name} are missing: {path} ({hint})")
-
-
-def _categories(json_file: str) -> list[str]:
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            categories = json.load(file)["categories"]
-        return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{json_file} is not in COCO's format: {error!r}") from error

@@ -12,10 +12,10 @@ __all__ = ["EMA", "UpdateEMA"]
 
 
 class EMA:
-    """Averages of a model's weights and statistics.
+    """Moving average of a model's weights and statistics.
 
     Args:
-        model: the model, whose present values the average starts from.
+        model: model to average; the average starts from its current values.
         decay: share of the old average that a step keeps; early steps keep less, so that the
             start is forgotten.
     """
@@ -30,7 +30,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's present weights."""
+        """Add the model's current weights to the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for key, value in self.model.state_dict().items():
@@ -42,7 +42,7 @@ class EMA:
 
     @contextlib.contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within this the model has the averaged weights."""
+        """Context in which the model has the averaged weights."""
         present = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         try:
@@ -59,7 +59,7 @@ class EMA:
             value.copy_(state["model"][key])
 
     def restart(self) -> None:
-        """Start the average anew from the model's present weights."""
+        """Restart the average from the model's current weights."""
         self.steps = 0
         values: dict[str, Tensor] = self.model.state_dict()
         for key, average in self.average.items():
@@ -67,7 +67,7 @@ class EMA:
 
 
 class UpdateEMA(HookBase):
-    """Calls :meth:`EMA.update` after every step."""
+    """Call :meth:`EMA.update` after every step."""
 
     def __init__(self, ema: EMA):
         self.ema = ema

@@ -1,33 +1,35 @@
-"""Keeping the best checkpoint, stopping when nothing improves, and the loss on unseen images."""
+"""Hooks of training: best checkpoint, early stopping, and the loss on the test set."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import nn
 
 from ..modeling.fcos import FCOS
 
-__all__ = ["BestCheckpoint", "TrainingEnd", "ValidationLoss", "validation_losses"]
+__all__ = ["BestCheckpoint", "StopTraining", "ValidationLoss", "validation_losses"]
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingEnd(BaseException):  # detectron2 logs every Exception as a failure
-    """Raised by a hook to end training early, in good order."""
+class StopTraining(BaseException):  # detectron2 logs every Exception as a failure
+    """Raised by a hook to end training early; it is not a failure."""
 
 
 class BestCheckpoint(HookBase):
-    """Saves ``model_best`` whenever a metric improves; ends training when it no longer does.
+    """Save ``model_best`` when a metric improves; end training when it stops improving.
 
     Args:
         period: iterations between evaluations.
-        metric: logged name, such as "bbox/AP"; higher is better.
-        save: called with the iteration when there is a new best.
-        patience: evaluations without a new best after which training ends; 0 never.
+        metric: name of a logged metric, such as "bbox/AP"; higher is better.
+        save: function that is called with the iteration of a new best value.
+        patience: number of evaluations without improvement that end training; 0 never ends it.
     """
 
     def __init__(self, period: int, metric: str, save: Callable[[int], None], patience: int = 0):
@@ -39,15 +41,15 @@ class BestCheckpoint(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
-            self._judge()
+            self._update_best()
             if self._shared_decision():
-                raise TrainingEnd
+                raise StopTraining
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            self._judge()
+            self._update_best()
 
-    def _judge(self) -> None:
+    def _update_best(self) -> None:
         if not comm.is_main_process():
             return
         latest = self.trainer.storage.latest().get(self.metric)
@@ -89,12 +91,12 @@ class BestCheckpoint(HookBase):
 
 
 class ValidationLoss(HookBase):
-    """Logs the losses on other images as ``val_…`` every so many iterations.
+    """Log the losses on the images of a loader as ``val_…`` every ``period`` iterations.
 
     Args:
-        period: iterations.
-        model: the model.
-        loader: gives batches with ground truth, once over.
+        period: iterations between two measurements; 0 measures at the end only.
+        model: model without a wrapper for distributed training.
+        loader: batches with ground truth.
     """
 
     def __init__(self, period: int, model: FCOS, loader: Iterable):
@@ -112,15 +114,15 @@ class ValidationLoss(HookBase):
 
 @torch.no_grad()
 def validation_losses(model: FCOS, loader: Iterable) -> dict[str, float]:
-    """Mean losses over a loader's batches and all processes, and their sum.
+    """Mean losses over a loader's batches and all processes, and their sum as ``total_loss``.
 
-    Nothing in the model changes; see ``FCOS.measuring``.
+    The model computes in evaluation mode; nothing in it changes.
     """
     sums: dict[str, float] = {}
     count = 0
-    with model.measuring():
+    with _evaluation_mode(model):
         for batch in loader:
-            for name, value in model(batch).items():
+            for name, value in model.losses(batch, sync=False).items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             count += 1
     parts = comm.all_gather((sums, count))
@@ -128,3 +130,15 @@ def validation_losses(model: FCOS, loader: Iterable) -> dict[str, float]:
     names = {name for part, _ in parts for name in part}
     means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in sorted(names)}
     return {**means, "total_loss": sum(means.values())}
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Context in which all modules are in evaluation mode; restores the mode of each."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

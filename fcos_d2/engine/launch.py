@@ -1,4 +1,4 @@
-"""Starting one process per GPU, or several on the CPU."""
+"""Start of one process per GPU, or of several on the CPU."""
 
 import gc
 import os
@@ -71,9 +71,10 @@ def _worker(main: Callable, args) -> None:
 
 
 def _leave_group() -> None:
-    """End the group's threads: one that outlives the interpreter aborts a run that went well.
+    """Destroy the process group; a thread that outlives the interpreter would abort a good run.
 
-    They live as long as anything refers to the group, as detectron2's caches do, and a model.
+    The threads live as long as anything refers to the group, as detectron2's caches and a
+    wrapped model do.
     """
     torch.distributed.destroy_process_group()
     comm._LOCAL_PROCESS_GROUP = None

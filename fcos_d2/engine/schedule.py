@@ -1,4 +1,4 @@
-"""Epochs instead of iterations, and learning rates that follow the batch size."""
+"""Schedules in epochs, and learning rates that scale with the batch size."""
 
 import logging
 import math
@@ -15,11 +15,11 @@ def apply_epochs(cfg, num_images: int) -> None:
     """Turn SOLVER.MAX_EPOCHS and STEPS_EPOCHS into MAX_ITER and STEPS, in place.
 
     Args:
-        cfg: a config that is not frozen; without MAX_EPOCHS nothing changes.
-        num_images: that training draws from, once each epoch.
+        cfg: config that is not frozen; without MAX_EPOCHS nothing changes.
+        num_images: number of images of an epoch.
 
     Raises:
-        ValueError: if steps lie behind the end.
+        ValueError: if a step lies after the end.
     """
     solver = cfg.SOLVER
     if solver.MAX_EPOCHS <= 0:
@@ -49,10 +49,10 @@ def apply_epochs(cfg, num_images: int) -> None:
 
 
 def scale_to_batch(cfg) -> None:
-    """Linear scaling (arXiv 1706.02677): schedules written for SOLVER.REFERENCE_BATCH, in place.
+    """Scale a schedule from SOLVER.REFERENCE_BATCH to the batch, in place (arXiv 1706.02677).
 
-    The learning rate grows with the batch, iterations shrink: the same number of images is seen.
-    0 changes nothing. Iterations that SOLVER.MAX_EPOCHS gives are left alone.
+    The learning rate grows with the batch and the number of iterations shrinks, so that the same
+    number of images is seen. 0 changes nothing. SOLVER.MAX_EPOCHS, if set, decides the iterations.
     """
     solver = cfg.SOLVER
     if solver.REFERENCE_BATCH <= 0 or solver.REFERENCE_BATCH == solver.IMS_PER_BATCH:
@@ -79,7 +79,7 @@ def scale_to_batch(cfg) -> None:
 
 
 def advise_learning_rate(cfg) -> str:
-    """What the linear rule suggests for SGD at this batch size; "" where it says nothing."""
+    """Advice of the linear rule for SGD at this batch size; "" for other optimizers."""
     solver = cfg.SOLVER
     if solver.OPTIMIZER != "SGD":
         return ""

@@ -1,4 +1,4 @@
-"""What a training run is about to do, in one block at the start of its log."""
+"""Summary of a training run, one block at the start of its log."""
 
 import platform
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ def startup_block(trainer, records: Sequence[dict]) -> str:
     """Versions, device, data, batch, learning rate, weights, output and resume state.
 
     Args:
-        trainer: an ``FCOSTrainer`` after ``resume_or_load``.
-        records: of the training data.
+        trainer: ``FCOSTrainer`` after ``resume_or_load``.
+        records: records of the training data.
     """
     cfg = trainer.cfg
     solver = cfg.SOLVER
     epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / max(len(records), 1)
     advice = advise_learning_rate(cfg)
-    accumulation = f", in {solver.ACCUMULATE} parts" if solver.ACCUMULATE > 1 else ""
+    accumulation = f", in {solver.ACCUMULATE} micro-batches" if solver.ACCUMULATE > 1 else ""
     rows = [
         ("versions", _versions()),
         ("device", _device(cfg)),

@@ -1,4 +1,4 @@
-"""One training step: accumulation, mixed precision, clipping, a stop at non-finite losses."""
+"""One training step: accumulation, mixed precision, clipping, and a stop at non-finite losses."""
 
 import contextlib
 import itertools
@@ -12,26 +12,24 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..utils.device import HostCopy
+from ..utils.device import HostCopy, autocast, check_precision
 
-__all__ = ["PRECISIONS", "TrainStep", "split_batch"]
-
-PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+__all__ = ["TrainStep", "split_batch"]
 
 
 class TrainStep(SimpleTrainer):
-    """detectron2's ``SimpleTrainer`` with what a long run on real data needs.
+    """detectron2's ``SimpleTrainer`` for long runs on real data.
 
     Args:
-        model, data_loader, optimizer: as there.
-        seed: random numbers inside the model depend on it, the iteration and the process alone.
-        accumulate: parts of a batch that go through the model one after another. The step equals
-            that of the whole batch, but for statistics of batch norms.
-        precision: "float16", "bfloat16", or ``None`` for float32.
+        model, data_loader, optimizer: see ``SimpleTrainer``.
+        seed: seeds the model's random numbers together with iteration and rank.
+        accumulate: number of micro-batches of a batch, which go through the model one after
+            another. The step equals that of the whole batch, except for batch-norm statistics.
+        precision: precision of autocast; see ``parse_precision``.
         clip_norm: largest norm of all gradients together; 0 does not clip.
 
     Raises:
-        ValueError: for an unknown precision, or float16 without CUDA.
+        ValueError: for an unknown precision, or fp16 without a GPU.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class TrainStep(SimpleTrainer):
         *,
         seed: int,
         accumulate: int = 1,
-        precision: str | None = None,
+        precision: str = "fp32",
         clip_norm: float = 0.0,
     ):
         super().__init__(model, data_loader, optimizer)
@@ -50,20 +48,9 @@ class TrainStep(SimpleTrainer):
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.plain_model = model.module if isinstance(model, DistributedDataParallel) else model
-        device = self.plain_model.device.type
-        if precision is not None and precision not in PRECISIONS:
-            raise ValueError(
-                f"SOLVER.AMP.DTYPE is {precision!r}, expected one of {', '.join(PRECISIONS)}"
-            )
-        if precision == "float16" and device == "cpu":
-            raise ValueError(
-                "SOLVER.AMP.DTYPE float16 needs CUDA; on the CPU set it to bfloat16 or "
-                "SOLVER.AMP.ENABLED False"
-            )
-        self._autocast = contextlib.nullcontext
-        if precision is not None:
-            self._autocast = lambda: torch.autocast(device, PRECISIONS[precision])
-        self.grad_scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+        device = self.plain_model.device
+        self.precision = check_precision(precision, device, "SOLVER.AMP.DTYPE")
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -71,7 +58,7 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
         seed_step(self.seed, self.iter)
         self.optimizer.zero_grad()
-        losses = self._forward_backward(data)
+        losses = self.forward_backward(data)
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         if self.clip_norm > 0:
@@ -81,25 +68,26 @@ class TrainStep(SimpleTrainer):
         self.grad_scaler.update()
         self._write_metrics(losses, data_time)
 
-    def _forward_backward(self, data: Sequence[dict]) -> dict[str, Tensor]:
-        """Gradients of the whole batch; returns its losses, on the host."""
-        parts = split_batch(data, self.accumulate)
-        one_step = self.plain_model.one_step(data) if len(parts) > 1 else contextlib.nullcontext()
+    def forward_backward(self, data: Sequence[dict]) -> dict[str, Tensor]:
+        """Compute the gradients of the whole batch; return its losses, on the host."""
+        micro_batches = split_batch(data, self.accumulate)
+        shared: tuple = ()  # arguments that the micro-batches share; other models than FCOS have none
+        if len(micro_batches) > 1:
+            shared = (self.plain_model.normalizers(data),)
         copies = []
-        with one_step:
-            for i, part in enumerate(parts):
-                is_last = i == len(parts) - 1
-                with self._no_sync(not is_last):
-                    with self._autocast():
-                        losses = self.model(part)
-                    copies.append(HostCopy(self._with_state(losses)))
-                    self.grad_scaler.scale(sum(losses.values())).backward()
-        # A GPU is in the backward pass by now, and has enough to do while this waits for losses.
+        for i, micro_batch in enumerate(micro_batches):
+            is_last = i == len(micro_batches) - 1
+            with self._no_sync(not is_last):
+                with autocast(self.precision, self.plain_model.device):
+                    losses = self.model(micro_batch, *shared)
+                copies.append(HostCopy(self._with_state(losses)))
+                self.grad_scaler.scale(sum(losses.values())).backward()
+        # The copies are read only now, while a GPU still works on the backward pass.
         total: dict[str, Tensor] = {}
-        for copy, part in zip(copies, parts, strict=True):
-            *values, bad = copy.get()
-            if bad:
-                self._stop(dict(zip(losses, values)), part)
+        for copy, micro_batch in zip(copies, micro_batches, strict=True):
+            *values, is_bad = copy.get()
+            if is_bad:
+                self._stop(dict(zip(losses, values)), micro_batch)
             for name, value in zip(losses, values, strict=True):
                 total[name] = total.get(name, 0) + value
         return total
@@ -110,15 +98,15 @@ class TrainStep(SimpleTrainer):
         return contextlib.nullcontext()
 
     def _with_state(self, losses: dict[str, Tensor]) -> Tensor:
-        """All losses, and whether the sum of them is no number in any process."""
+        """All losses, then the number of processes whose losses are not finite."""
         values = torch.stack([value.detach() for value in losses.values()])
-        bad = (~torch.isfinite(values.sum())).to(values.dtype)
+        is_bad = (~torch.isfinite(values.sum())).to(values.dtype)
         if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(bad)
-        return torch.cat((values, bad[None]))
+            torch.distributed.all_reduce(is_bad)
+        return torch.cat((values, is_bad[None]))
 
     def _stop(self, losses: dict[str, Tensor], data: Sequence[dict]) -> NoReturn:
-        """Every process stops with the same message."""
+        """Stop every process with the same message."""
         reports = comm.all_gather(_describe(losses, data))
         rates = sorted({group["lr"] for group in self.optimizer.param_groups}, reverse=True)
         raise FloatingPointError(
@@ -140,14 +128,14 @@ class TrainStep(SimpleTrainer):
 
 
 def split_batch(data: Sequence, parts: int) -> list[Sequence]:
-    """Cut a batch into so many parts, as equal as can be; fewer if it is smaller."""
+    """Cut a batch into ``parts`` micro-batches of nearly equal size; fewer if it is smaller."""
     parts = min(parts, len(data))
     edges = [len(data) * i // parts for i in range(parts + 1)]
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def seed_step(seed: int, iteration: int) -> None:
-    """Random numbers of a step, such as dropout's, for this process."""
+    """Seed the random numbers of a step, such as those of dropout, in this process."""
     torch.manual_seed((seed * 1_000_003 + iteration) * 1009 + comm.get_rank())
 
 

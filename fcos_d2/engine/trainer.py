@@ -22,10 +22,11 @@ from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
 from ..evaluation.coco import FCOSEvaluator
 from ..modeling.fcos import FCOS
+from ..modeling.speed import order_weights
 from ..modeling.tta import FCOSWithTTA
 from ..utils.device import autocast
 from .ema import EMA, UpdateEMA
-from .hooks import BestCheckpoint, TrainingEnd, ValidationLoss
+from .hooks import BestCheckpoint, StopTraining, ValidationLoss
 from .train_loop import TrainStep
 from .writers import DataTimeWarning, ProgressBar, WandbWriter
 
@@ -41,22 +42,22 @@ class FCOSTrainer(DefaultTrainer):
     """Trains FCOS from a config; see detectron2's ``DefaultTrainer``.
 
     Args:
-        cfg: the config.
-        skip_test: leave out every evaluation.
-        records: of the training data, if they were loaded already.
+        cfg: config of the run.
+        skip_test: skip every evaluation.
+        records: records of the training data, if they are loaded already.
     """
 
     def __init__(self, cfg, skip_test: bool = False, records: Sequence[dict] | None = None):
-        # DefaultTrainer's own __init__ wraps the model for GPUs only and fixes the checkpointer,
-        # so this one does the same steps anew.
+        # DefaultTrainer.__init__ wraps the model for GPUs only and fixes the checkpointer, so the
+        # same steps are repeated here.
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.skip_test = skip_test
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         model = self.build_model(cfg)
-        if isinstance(model, FCOS):
-            model.order_weights()
+        if isinstance(model, FCOS) and model.is_channels_last:
+            order_weights(model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg, seed=self.seed, records=records)
         device_ids = {} if torch.device(cfg.MODEL.DEVICE).type == "cuda" else {"device_ids": None}
@@ -70,7 +71,7 @@ class FCOSTrainer(DefaultTrainer):
             optimizer,
             seed=self.seed,
             accumulate=cfg.SOLVER.ACCUMULATE,
-            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else None,
+            precision=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "fp32",
             clip_norm=clip.CLIP_VALUE if clips_whole else 0.0,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -104,7 +105,7 @@ class FCOSTrainer(DefaultTrainer):
                 )
         if self.ema and self.ema.steps == 0:  # also after a run that had no averages
             self.ema.restart()
-        # The batches that come next depend on nothing but these two numbers.
+        # The next batches depend only on these two numbers.
         self._trainer.data_loader.start = self.start_iter
         self._trainer.data_loader.seed = self._trainer.seed = self.seed
 
@@ -122,7 +123,7 @@ class FCOSTrainer(DefaultTrainer):
             default.insert(0, UpdateEMA(self.ema))
         if self.skip_test:
             return [h for h in default if not isinstance(h, hooks.EvalHook)]
-        # Averages come before what uses them; what judges an evaluation comes after it, and both
+        # The average comes before its users, hooks that read an evaluation come after it, and both
         # before the writers, which detectron2 puts last.
         position = next(i for i, h in enumerate(default) if isinstance(h, hooks.EvalHook))
         after: list[HookBase] = []
@@ -158,15 +159,15 @@ class FCOSTrainer(DefaultTrainer):
         return writers
 
     def train(self):
-        """Train; returns the results of the last evaluation, None without one."""
+        """Train; return the results of the last evaluation, None without one."""
         try:
             super().train()
-        except TrainingEnd:
+        except StopTraining:
             self.checkpointer.save("model_final", iteration=self.iter)
         return self._last_eval_results
 
     def test_now(self):
-        """Evaluate the present weights, or their average if SOLVER.EMA.ENABLED."""
+        """Evaluate the current weights, or their average if SOLVER.EMA.ENABLED."""
         with self.ema.swapped() if self.ema else contextlib.nullcontext():
             return self.test(self.cfg, self.model)
 
@@ -208,7 +209,7 @@ class FCOSTrainer(DefaultTrainer):
     def build_optimizer(cls, cfg, model: torch.nn.Module) -> torch.optim.Optimizer:
         """SGD or AdamW (SOLVER.OPTIMIZER) with detectron2's options for norms and biases.
 
-        SOLVER.BACKBONE_MULTIPLIER scales the learning rate of what lies below the FPN.
+        SOLVER.BACKBONE_MULTIPLIER scales the learning rate of the backbone below the FPN.
         """
         solver = cfg.SOLVER
 
@@ -223,6 +224,7 @@ class FCOSTrainer(DefaultTrainer):
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
             lr_factor_func=lr_factor,
         )
+        kind: type[torch.optim.Optimizer]
         options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
         if solver.FUSED:
             options["fused"] = True
@@ -240,7 +242,7 @@ class FCOSTrainer(DefaultTrainer):
 
 
 def build_validation_loader(cfg, dataset: str):
-    """Images with ground truth, as in inference, once over."""
+    """Loader of each image of a dataset once, resized as in inference, with ground truth."""
     mapper = FCOSDatasetMapper(cfg, is_train=True)
     mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
     mapper.min_visible = 0.0

@@ -1,4 +1,4 @@
-"""Where a training's numbers go, besides detectron2's metrics.json, TensorBoard and log."""
+"""Writers of training metrics besides detectron2's metrics.json, TensorBoard and log."""
 
 import logging
 
@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(EventWriter):
-    """A bar with the loss, for terminals.
+    """Progress bar with the loss, for terminals.
 
     Args:
-        max_iter, start_iter: of the training.
+        max_iter, start_iter: last and first iteration of the training.
     """
 
     def __init__(self, max_iter: int, start_iter: int = 0):
@@ -33,12 +33,12 @@ class ProgressBar(EventWriter):
 
 
 class DataTimeWarning(EventWriter):
-    """Says once if training mostly waits for data.
+    """Warn once if training mostly waits for data.
 
     Args:
-        start_iter: of the training.
-        after: iterations that it looks at.
-        share: of the time above which it speaks.
+        start_iter: first iteration of the training.
+        after: number of iterations measured.
+        share: share of the time spent waiting above which the warning is given.
     """
 
     def __init__(self, start_iter: int = 0, after: int = 100, share: float = 0.3):
@@ -56,16 +56,16 @@ class DataTimeWarning(EventWriter):
         if waiting > self._share:
             logger.warning(
                 "%.0f %% of the time goes into waiting for data: more DATALOADER.NUM_WORKERS, a "
-                "faster disk, or smaller pictures on disk would speed training up",
+                "faster disk, or smaller images on disk would speed training up",
                 100 * waiting,
             )
 
 
 class WandbWriter(EventWriter):
-    """Sends every scalar to Weights & Biases.
+    """Send every scalar to Weights & Biases.
 
     Args:
-        cfg: SOLVER.WANDB_PROJECT names the project; all of it becomes the run's config.
+        cfg: config of the run, logged as a whole; SOLVER.WANDB_PROJECT names the project.
 
     Raises:
         ImportError: if wandb is not installed.

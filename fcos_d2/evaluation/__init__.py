@@ -1,0 +1,1 @@
+"""COCO's AP, and training curves."""

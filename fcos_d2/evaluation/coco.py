@@ -1,4 +1,4 @@
-"""detectron2's COCO evaluator, which says why an AP is 0 or no number."""
+"""detectron2's COCO evaluator, which explains an AP that is 0 or NaN."""
 
 import contextlib
 import functools
@@ -14,15 +14,15 @@ __all__ = ["FCOSEvaluator", "explain_low_ap"]
 
 logger = logging.getLogger(__name__)
 
-# A detection that overlaps an object this much has found it.
+# IoU from which a detection counts as having found an object.
 _FOUND_IOU = 0.5
 
 
 class FCOSEvaluator(COCOEvaluator):
-    """See detectron2's ``COCOEvaluator``; uses ``faster-coco-eval`` if that is installed."""
+    """detectron2's ``COCOEvaluator`` with ``faster-coco-eval``, if it is installed."""
 
     def _eval_predictions(self, predictions, img_ids=None) -> None:
-        # Called in the main process only, with the predictions of all of them.
+        # Called in the main process only, with the predictions of all processes.
         with _faster_cocoeval():
             super()._eval_predictions(predictions, img_ids)
         ap = self._results.get("bbox", {}).get("AP", math.nan)
@@ -35,7 +35,7 @@ class FCOSEvaluator(COCOEvaluator):
 
 @contextlib.contextmanager
 def _faster_cocoeval() -> Iterator[None]:
-    """detectron2 takes the class from its module, so it is exchanged there for the time."""
+    """Temporarily replaces the class that detectron2's module refers to."""
     try:
         from faster_coco_eval import COCOeval_faster
     except ImportError:
@@ -51,12 +51,15 @@ def _faster_cocoeval() -> Iterator[None]:
 
 
 def explain_low_ap(ap: float, detections: list[dict], annotations: list[dict]) -> str:
-    """Why an AP is 0 or no number; "" if it is neither.
+    """Find the reason for an AP that is 0, negative or NaN.
 
     Args:
-        ap: in percent.
+        ap: average precision in percent.
         detections: COCO results: ``image_id``, ``category_id``, ``bbox`` as x, y, width, height.
         annotations: COCO ground truth with the same fields.
+
+    Returns:
+        The reason; "" for a positive AP.
     """
     if math.isfinite(ap) and ap > 0:
         return ""
@@ -70,7 +73,7 @@ def explain_low_ap(ap: float, detections: list[dict], annotations: list[dict]) -
         )
     images = {d["image_id"] for d in detections} & {a["image_id"] for a in annotations}
     if not images:
-        return "detections and annotations are about different images: their ids do not meet"
+        return "detections and annotations are about different images: no image id is in both"
     found, right = _count_found(detections, annotations, images)
     if not found:
         return (
@@ -80,20 +83,20 @@ def explain_low_ap(ap: float, detections: list[dict], annotations: list[dict]) -
     if not right:
         return (
             f"{found} objects were found, but always as another class: are the classes of the "
-            "model in the order of the data set's category ids?"
+            "model in the order of the dataset's category ids?"
         )
     return f"only {right} objects were found, and with low scores: the model is hardly trained"
 
 
 def _count_found(detections, annotations, images) -> tuple[int, int]:
-    """Objects that any detection overlaps, and those that one of their class does."""
+    """Numbers of objects found by any detection, and by a detection of their own class."""
     found = right = 0
     for image in images:
-        ours = [d for d in detections if d["image_id"] == image]
-        theirs = [a for a in annotations if a["image_id"] == image]
-        overlap = pairwise_iou(_boxes(ours), _boxes(theirs)) >= _FOUND_IOU
-        classes = torch.tensor([d["category_id"] for d in ours])[:, None]
-        same = classes == torch.tensor([a["category_id"] for a in theirs])[None]
+        found_here = [d for d in detections if d["image_id"] == image]
+        objects = [a for a in annotations if a["image_id"] == image]
+        overlap = pairwise_iou(_boxes(found_here), _boxes(objects)) >= _FOUND_IOU
+        classes = torch.tensor([d["category_id"] for d in found_here])[:, None]
+        same = classes == torch.tensor([a["category_id"] for a in objects])[None]
         found += int(overlap.any(dim=0).sum())
         right += int((overlap & same).any(dim=0).sum())
     return found, right

@@ -7,12 +7,19 @@ __all__ = ["plot_curves", "read_metrics"]
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """Series of (iteration, value) by metric name.
+    """Read the logged values of a training.
 
-    A line cut off by a killed run is left out; of an iteration logged twice, as after a resume,
-    the later value counts.
+    A line truncated by a killed run is skipped. If an iteration was logged twice, as after a
+    resume, the later value counts.
+
+    Args:
+        path: metrics.json.
+
+    Returns:
+        Series of (iteration, value) by metric name.
 
     Raises:
+        OSError: if the file cannot be read.
         ValueError: if the file holds no metrics.
     """
     series: dict[str, dict[int, float]] = {}
@@ -34,9 +41,11 @@ def plot_curves(metrics_file: str | Path, output: str | Path) -> None:
 
     Args:
         metrics_file: metrics.json of a run.
-        output: where to write the picture.
+        output: path of the new file.
 
     Raises:
+        ImportError: without matplotlib.
+        OSError: if a file cannot be read or written.
         ValueError: if there is nothing to draw.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""Trained models as files for other runtimes: ``fcos-d2 export``, see ``docs/export.md``."""
+"""Export of trained models for other runtimes: ``fcos-d2 export``, see ``docs/export.md``."""
 
 from .run import export_int8, export_model
 

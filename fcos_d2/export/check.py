@@ -1,4 +1,4 @@
-"""An exported file against PyTorch, on real pictures."""
+"""Comparison of an exported file with PyTorch on real images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,63 +10,66 @@ from tabulate import tabulate
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ..data.images import Picture
+from ..data.images import ImageInput
 from ..inference.predictor import Predictor
-from .metadata import read_sidecar
+from ..modeling.head import flatten_maps
+from .metadata import read_metadata
 from .runtime import load_exported, pad_batch
 
 __all__ = ["Difference", "check_export", "compare_detections", "differences_table"]
 
-# Of dense outputs, as a part of the largest value; of boxes in pixels; of scores.
+# Largest differences: of dense outputs relative to the largest value, of boxes in pixels.
 RAW_TOLERANCE, BOX_TOLERANCE, SCORE_TOLERANCE = 1e-4, 0.5, 1e-3
-# Boxes of a class that overlap as much are the same detection.
+# IoU from which two boxes of a class are the same detection.
 _SAME_IOU = 0.9
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs on one picture, or on a batch of them.
+    """Differences on one image, or on a batch of images.
 
     Attributes:
-        picture: its name.
-        values: the largest difference of each kind, by its name in the table.
-        ok: all are small enough.
+        image: name of the image or batch.
+        values: largest difference of each kind, by its name in the table.
+        ok: True if all differences are small enough.
     """
 
-    picture: str
+    image: str
     values: dict[str, float]
     ok: bool
 
 
 def check_export(
-    path: str | Path, predictor: Predictor, pictures: Sequence[Picture], *, min_score: float = 0.0
+    path: str | Path, predictor: Predictor, images: Sequence[ImageInput], *, min_score: float = 0.0
 ) -> list[Difference]:
-    """Compare on each picture, and then on the first four as one batch.
+    """Compare on each image, and then on the first four images as one batch.
 
-    Both sides see the same resized pictures. PyTorch's side is the model itself, with its own
-    padding and post-processing.
+    Both sides get the same resized images. PyTorch's side is the model itself, with its own padding
+    and post-processing.
 
     Args:
-        path: of the exported file, its side-car beside it.
-        predictor: of the model it was made from, on the CPU.
-        pictures: as ``Predictor`` takes them.
-        min_score: the one the file was exported with.
+        path: path of the exported file, with its metadata beside it.
+        predictor: predictor with the exported model, on the CPU.
+        images: see ``Predictor``.
+        min_score: value given at the export.
 
     Raises:
-        OSError, ValueError: for pictures that cannot be read, or a file that cannot be run.
+        OSError, ValueError: for images that cannot be read, or a file that cannot be run.
     """
-    about = read_sidecar(path)
-    run = load_exported(path, about["format"], about["flavour"])
-    prepared = [predictor.prepare(picture).tensor for picture in pictures]
-    named = [(_name(p, i), [t]) for i, (p, t) in enumerate(zip(pictures, prepared, strict=True))]
+    metadata = read_metadata(path)
+    run = load_exported(path, metadata["format"], metadata["nms"])
+    prepared = [predictor.prepare(image).tensor for image in images]
+    named = [
+        (_name(image, i), [tensor])
+        for i, (image, tensor) in enumerate(zip(images, prepared, strict=True))
+    ]
     if len(prepared) > 1:
         batch = prepared[:4]
         named.append((f"the first {len(batch)} as a batch", batch))
     found = []
     for name, tensors in named:
-        images, sizes = pad_batch(tensors, about["size_divisibility"])
-        outputs = run(images, sizes)
-        if about["flavour"] == "raw":
+        outputs = run(*pad_batch(tensors, metadata["size_divisibility"]))
+        if metadata["nms"] == "none":
             values = _raw_differences(outputs, _dense_predictions(predictor.model, tensors))
             ok = all(value <= RAW_TOLERANCE for value in values.values())
         else:
@@ -81,9 +84,9 @@ def check_export(
 
 
 def differences_table(differences: Iterable[Difference]) -> str:
-    """One row for each picture, for printing."""
+    """Format one row per image."""
     rows = [
-        {"picture": d.picture, **{k: _number(v) for k, v in d.values.items()}, "ok": _yes(d.ok)}
+        {"image": d.image, **{k: _number(v) for k, v in d.values.items()}, "ok": _yes(d.ok)}
         for d in differences
     ]
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
@@ -99,7 +102,7 @@ def compare_detections(
 
     Returns:
         Largest difference of a box coordinate and of a score among pairs, and the number of
-        detections of both sides that have no partner.
+        unpaired detections of both sides.
     """
     boxes, scores, classes = ours
     other_boxes, other_scores, other_classes = theirs
@@ -109,7 +112,7 @@ def compare_detections(
     allowed = box_iou(boxes, other_boxes) >= _SAME_IOU
     allowed |= distance <= BOX_TOLERANCE  # boxes without area have no IoU
     allowed &= classes[:, None] == other_classes
-    # Of several candidates the nearest in box and score.
+    # The best candidate is the nearest one in box and score.
     cost = distance + (scores[:, None] - other_scores).abs() / SCORE_TOLERANCE
     cost[~allowed] = torch.inf
     worst_box, worst_score, pairs = 0.0, 0.0, 0
@@ -127,15 +130,21 @@ def compare_detections(
 @torch.no_grad()
 def _dense_predictions(model, tensors: list[Tensor]) -> dict[str, np.ndarray]:
     images = model.preprocess_image([{"image": tensor} for tensor in tensors]).tensor
-    rows = [[m.flatten(2).transpose(1, 2) for m in maps] for maps in model.network(images)]
-    if model.head.norm_reg_targets:
-        rows[1] = [r * stride for r, stride in zip(rows[1], model.strides, strict=True)]
-    logits, distances, quality = (torch.cat(parts, dim=1).numpy() for parts in rows)
-    return {"logits": logits, "distances": distances, "quality": quality[..., 0]}
+    predictions = model.predict(images)
+    logits, boxes, quality = (
+        flatten_maps(maps) for maps in (predictions.logits, predictions.boxes, predictions.quality)
+    )
+    strides = predictions.locations.strides[:, None]
+    distances = model.head.box_coder.pixel_distances(boxes, strides)
+    return {
+        "logits": logits.numpy(),
+        "distances": distances.numpy(),
+        "quality": quality[..., 0].numpy(),
+    }
 
 
 def _raw_differences(outputs: dict, expected: dict) -> dict[str, float]:
-    """Largest differences, relative to the largest value of the output."""
+    """Largest difference of each output, relative to its largest value."""
     return {
         name: float(np.abs(outputs[name] - value).max() / max(np.abs(value).max(), 1e-12))
         for name, value in expected.items()
@@ -153,7 +162,7 @@ def _detection_differences(
         instances = instances[instances.scores >= min_score]
         count = int(outputs["count"][i])
         boxes = torch.from_numpy(outputs["boxes"][i, :count].copy())
-        boxes[:, 2:] += int(model.compat.one_pixel_boxes)
+        boxes[:, 2:] += int(model.postprocess.one_pixel_boxes)
         scores = torch.from_numpy(outputs["scores"][i, :count])
         classes = torch.from_numpy(outputs["classes"][i, :count])
         theirs = instances.pred_boxes.tensor, instances.scores, instances.pred_classes
@@ -168,8 +177,8 @@ def _detection_differences(
     }
 
 
-def _name(picture: Picture, i: int) -> str:
-    return Path(picture).name if isinstance(picture, (str, Path)) else f"picture {i + 1}"
+def _name(image: ImageInput, i: int) -> str:
+    return Path(image).name if isinstance(image, (str, Path)) else f"image {i + 1}"
 
 
 def _number(value: float) -> str:

@@ -1,7 +1,7 @@
-"""FCOS as functions of tensors only, for exporters: shapes may be symbols, control flow is fixed.
+"""FCOS as functions of tensors only, for exporters: shapes may be symbolic, control flow is fixed.
 
-The same rules as :mod:`fcos_d2.modeling.postprocess` applies, for a whole batch at once: what is no
-detection gets the score -1 instead of being left out, so that shapes do not depend on values.
+The rules are those of :mod:`fcos_d2.modeling.postprocess`, applied to a whole batch at once.
+Rejected candidates get the score -1 instead of being removed: shapes must not depend on values.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling.locations import make_locations
-from ..modeling.postprocess import decode_boxes
+from ..modeling.box_coder import decode_boxes
+from ..modeling.fcos import FCOS
+from ..modeling.locations import LocationGenerator
+from ..modeling.postprocess import boxes_for_nms, final_scores, rank_scores
 from .nms import nms_mask
 
 __all__ = ["CompleteModel", "RawModel", "check_exportable"]
@@ -20,13 +22,13 @@ NMS_KINDS = ("per_class", "class_agnostic", "none")
 
 
 class RawModel(nn.Module):
-    """Pixels to dense predictions.
+    """Module from pixels to dense predictions.
 
     Args:
         model: an FCOS.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: FCOS):
         super().__init__()
         self.model = model
 
@@ -34,8 +36,8 @@ class RawModel(nn.Module):
         """Predict at every location.
 
         Args:
-            images: (N, 3, H, W) float32, pixels 0 to 255, padded at the right and bottom with
-                anything to multiples of the backbone's size divisibility.
+            images: (N, 3, H, W) float32, pixels 0 to 255, padded at the right and bottom with any
+                values to multiples of the backbone's size divisibility.
             image_sizes: (N, 2) int64 height, width without the padding.
 
         Returns:
@@ -51,7 +53,7 @@ class RawModel(nn.Module):
         )
 
     def levels(self, images: Tensor, image_sizes: Tensor) -> list[tuple[Tensor, ...]]:
-        """What :meth:`forward` returns, for each of the L levels."""
+        """Outputs of :meth:`forward` for each of the L levels."""
         model = self.model
         pixels = (images - model.pixel_mean) / model.pixel_std
         y = torch.arange(images.shape[-2], device=images.device)
@@ -59,58 +61,60 @@ class RawModel(nn.Module):
         inside = (y < image_sizes[:, :1])[:, None, :, None] & (x < image_sizes[:, 1:])[
             :, None, None
         ]
-        maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalisation
-        divide = images.shape[-2:] if model.compat.grid_locations else None
-        levels = []
-        for logits, distances, quality, stride in zip(*maps, model.strides, strict=True):
+        maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalization
+        even_grid = model.location_generator.even_grid
+        levels: list[tuple[Tensor, ...]] = []
+        for logits, boxes, quality, stride in zip(*maps, model.strides, strict=True):
             shape = logits.shape[-2:]
-            points = make_locations([shape], [stride], images.device, divide=divide).points
-            if model.head.norm_reg_targets:
-                distances = distances * stride
-            rows = [m.flatten(2).transpose(1, 2) for m in (logits, distances, quality)]
-            levels.append((rows[0], rows[1], rows[2][..., 0], points))
+            locate = LocationGenerator([stride], even_grid)
+            points = locate([shape], images.shape[-2:], images.device).points
+            rows = [m.flatten(2).transpose(1, 2) for m in (logits, boxes, quality)]
+            distances = model.head.box_coder.pixel_distances(rows[1], stride)
+            levels.append((rows[0], distances, rows[2][..., 0], points))
         return levels
 
 
 class CompleteModel(nn.Module):
-    """Pixels to detections.
+    """Module from pixels to detections.
 
     Args:
-        model: an FCOS; its ``postprocess`` and ``compat`` are followed.
-        min_score: detections with a lower final score are left out.
-        nms: :func:`~fcos_d2.export.nms.nms_mask` or the operator of it.
+        model: an FCOS; its ``postprocess`` options apply.
+        min_score: lowest final score of a detection.
+        nms: :func:`~fcos_d2.export.nms.nms_mask` or its operator.
 
     Raises:
-        ValueError: for options that are not possible, see :func:`check_exportable`.
+        ValueError: for impossible options, see :func:`check_exportable`.
     """
 
     def __init__(
-        self, model: nn.Module, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
+        self, model: FCOS, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
     ):
         super().__init__()
         check_exportable(model)
         self.raw = RawModel(model)
-        self.options, self.compat = model.postprocess, model.compat
+        self.options = model.postprocess
         self.num_classes = model.head.num_classes
         self.min_score = min_score
         self.nms = nms
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        """Detect; arguments as of :meth:`RawModel.forward`.
+        """Detect; see :meth:`RawModel.forward` for the arguments.
 
         Returns:
-            (N, K, 4) boxes x1, y1, x2, y2 in pixels of ``images``, clipped to the image sizes,
-            (N, K) scores, best first, (N, K) int64 classes, (N,) int64 how many of the K are
-            detections. The others have box 0, score 0 and class -1.
+            (N, K, 4) boxes x1, y1, x2, y2 in pixels of ``images``, clipped to the image sizes;
+            (N, K) scores, best first; (N, K) int64 classes; (N,) int64 number of detections among
+            the K entries. The other entries have box 0, score 0 and class -1.
         """
         levels = [self._candidates(*level) for level in self.raw.levels(images, image_sizes)]
         boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         limits = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # w, h, w, h
-        boxes, nms_boxes, scores = self._before_nms(boxes, scores, limits)
+        boxes, nms_boxes, may_stay = boxes_for_nms(boxes, limits, self.options)
+        if may_stay is not None:
+            scores = torch.where(may_stay, scores, -1.0)
         boxes, scores, classes = self._best(boxes, nms_boxes, scores, classes)
-        if not self.compat.one_pixel_boxes:
-            boxes = _clip(boxes, limits)
-        if not (self.compat.keep_empty_boxes or self.compat.one_pixel_boxes):
+        if not self.options.one_pixel_boxes:
+            boxes = boxes.clamp(min=0).minimum(limits)
+        if not (self.options.keep_empty_boxes or self.options.one_pixel_boxes):
             scores = torch.where(_has_area(boxes), scores, -1.0)
             scores, order = scores.topk(scores.shape[1])
             boxes, classes = _pick(boxes, order), classes.gather(1, order)
@@ -126,14 +130,11 @@ class CompleteModel(nn.Module):
         self, logits: Tensor, distances: Tensor, quality: Tensor, points: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The top-k of one level: (N, k, 4) boxes, (N, k) scores, -1 for none, (N, k) classes."""
-        options, compat = self.options, self.compat
+        options = self.options
         valid = distances.isfinite().all(dim=-1) & ~quality.isnan()
-        class_scores = logits.sigmoid()
-        scores = class_scores * quality.sigmoid()[..., None]
-        tested = scores if options.threshold_with_centerness else class_scores
-        if compat.root_score_threshold:
-            tested = scores.sqrt()
-        ranked = class_scores if compat.topk_by_class_score else scores
+        scores, tested, ranked = rank_scores(
+            logits.sigmoid(), quality.sigmoid()[..., None], options
+        )
         passed = (tested > options.score_threshold) & valid[..., None]
         ranked = torch.where(passed, ranked, -1.0).flatten(1)
         # With so much padding there are always enough to choose from, in a picture of any size.
@@ -145,9 +146,7 @@ class CompleteModel(nn.Module):
         index = torch.where(found, index, 0)
         where = torch.div(index, self.num_classes, rounding_mode="floor")
         boxes = decode_boxes(points[where], _pick(distances, where))
-        scores = scores.flatten(1).gather(1, index)
-        if not compat.product_scores:
-            scores = scores.sqrt()
+        scores = final_scores(scores.flatten(1).gather(1, index), options)
         found = found & (scores >= self.min_score)
         return (
             torch.where(found[..., None], boxes, 0.0),
@@ -155,25 +154,10 @@ class CompleteModel(nn.Module):
             index - where * self.num_classes,
         )
 
-    def _before_nms(
-        self, boxes: Tensor, scores: Tensor, limits: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, what NMS is to see of them, and scores."""
-        compat = self.compat
-        if compat.clip_before_nms:
-            boxes = _clip(boxes, limits)
-        nms_boxes = boxes
-        if compat.one_pixel_boxes:
-            boxes = _clip(boxes, limits - 1)
-            nms_boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
-        if compat.clip_before_nms and not compat.keep_empty_boxes:
-            scores = torch.where(_has_area(boxes), scores, -1.0)
-        return boxes, nms_boxes, scores
-
     def _best(
         self, boxes: Tensor, nms_boxes: Tensor, scores: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of those that NMS keeps, best first."""
+        """Boxes, scores and classes of the best candidates that NMS keeps, best first."""
         options = self.options
         count = boxes.shape[1]
         if options.max_detections >= 0:
@@ -188,24 +172,24 @@ class CompleteModel(nn.Module):
         return _pick(boxes, order), scores, classes.gather(1, order)
 
 
-def check_exportable(model: nn.Module) -> None:
-    """Raises ValueError if :class:`CompleteModel` cannot do what the model's options ask for."""
+def check_exportable(model: FCOS) -> None:
+    """Check that :class:`CompleteModel` supports the model's options.
+
+    Raises:
+        ValueError: for soft NMS.
+    """
     kind = model.postprocess.nms_type
     if kind not in NMS_KINDS:
         raise ValueError(
-            f"MODEL.FCOS.NMS_TYPE {kind} is not possible in the complete flavour, only "
-            f"{', '.join(NMS_KINDS)}: export the raw flavour (--flavour raw) and do {kind} NMS "
-            "after it, or choose another NMS_TYPE"
+            f"MODEL.FCOS.NMS_TYPE {kind} is not possible inside an exported model, only "
+            f"{', '.join(NMS_KINDS)}: export without NMS (--nms none) and apply {kind} NMS "
+            "afterwards, or choose another NMS_TYPE"
         )
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (N, K, 4) of ``values`` (N, P, 4) that ``index`` (N, K) names."""
+    """Rows ``index`` (N, K) of ``values`` (N, P, 4), as (N, K, 4)."""
     return values.gather(1, index[..., None].expand(-1, -1, 4))
-
-
-def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
-    return boxes.clamp(min=0).minimum(limits)
 
 
 def _has_area(boxes: Tensor) -> Tensor:

@@ -1,40 +1,45 @@
-"""Static int8 quantisation of an exported ONNX file with ONNX Runtime."""
+"""Static int8 quantization of an exported ONNX file with ONNX Runtime."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.images import PICTURE_SUFFIXES
 from ..inference.predictor import Predictor
+from ..modeling.backbone.size import size_divisibility
+from ..utils.files import IMAGE_SUFFIXES
 from .runtime import pad_batch
-from .save import divisibility
 
-__all__ = ["calibration_pictures", "quantize"]
+__all__ = ["calibration_images", "quantize"]
 
 
-def calibration_pictures(folder: str | Path, limit: int = 100) -> list[Path]:
-    """Pictures of a folder to measure ranges of values on, spread over their sorted names.
+def calibration_images(folder: str | os.PathLike, limit: int = 100) -> list[Path]:
+    """Choose images of a folder for calibration, spread evenly over their sorted names.
+
+    Args:
+        folder: folder with images.
+        limit: largest number of images.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if the folder has no images.
     """
-    found = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    found = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise ValueError(f"no pictures in {folder}: --int8 needs a folder with some, such as 100")
+        raise ValueError(f"no images in {folder}: --int8 needs a folder with about 100 images")
     step = max(len(found) / limit, 1)
     return [found[int(i * step)] for i in range(min(len(found), limit))]
 
 
 def quantize(
-    float_file: Path, int8_file: Path, predictor: Predictor, pictures: Sequence[Path]
+    float_file: Path, int8_file: Path, predictor: Predictor, images: Sequence[Path]
 ) -> None:
     """Make convolutions int8 (QDQ, weights per channel); everything else stays float.
 
     Args:
-        float_file: an ONNX file of either flavour.
-        int8_file: to write.
-        predictor: prepares the pictures as in detection.
-        pictures: to measure ranges on.
+        float_file: an ONNX file with or without NMS.
+        int8_file: path of the new file.
+        predictor: prepares the images as in detection.
+        images: paths of images on which ranges of values are measured.
 
     Raises:
         ImportError: without ONNX Runtime.
@@ -46,18 +51,18 @@ def quantize(
         raise ImportError(
             f"int8 needs onnx and ONNX Runtime ({error}): pip install onnx onnxruntime"
         ) from error
-    multiple = divisibility(predictor.model.backbone)
+    multiple = size_divisibility(predictor.model.backbone)
 
-    class Pictures(quantization.CalibrationDataReader):
+    class Calibration(quantization.CalibrationDataReader):
         def __init__(self):
-            self.left = iter(pictures)
+            self.remaining = iter(images)
 
         def get_next(self):
-            picture = next(self.left, None)
-            if picture is None:
+            image = next(self.remaining, None)
+            if image is None:
                 return None
-            images, sizes = pad_batch([predictor.prepare(picture).tensor], multiple)
-            return {"images": images, "image_sizes": sizes}
+            batch, sizes = pad_batch([predictor.prepare(image).tensor], multiple)
+            return {"images": batch, "image_sizes": sizes}
 
     with tempfile.TemporaryDirectory() as folder:
         simplified = Path(folder) / "simplified.onnx"
@@ -65,9 +70,9 @@ def quantize(
         quantization.quantize_static(
             str(simplified),
             str(int8_file),
-            Pictures(),
+            Calibration(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
             per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,  # on x86, int8 takes twice the time
+            activation_type=quantization.QuantType.QUInt8,  # on x86, QInt8 takes twice the time
         )

@@ -1,37 +1,41 @@
-"""The JSON file beside an exported model: all that a user of it has to know."""
+"""Metadata of an exported model, in a JSON file beside it: everything that its user needs."""
 
 import importlib.metadata
 import json
 from pathlib import Path
 
 from ..inference.predictor import Predictor
+from ..modeling.backbone.size import size_divisibility
+from ..modeling.build import conventions
 from ..version import __version__
-from .save import INPUTS, OUTPUTS, divisibility
+from .save import INPUTS, OUTPUTS, VARIANTS
 
-__all__ = ["FORMAT_VERSION", "describe", "read_sidecar", "sidecar_path", "write_sidecar"]
+__all__ = ["FORMAT_VERSION", "describe", "metadata_path", "read_metadata", "write_metadata"]
 
 FORMAT_VERSION = 1
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 
 
-def sidecar_path(exported: str | Path) -> Path:
-    """``model.json`` for ``model.onnx``."""
+def metadata_path(exported: str | Path) -> Path:
+    """Path of the metadata: ``model.json`` for ``model.onnx``."""
     return Path(exported).with_suffix(".json")
 
 
-def describe(
-    predictor: Predictor, *, kind: str, flavour: str, min_score: float, source: str
-) -> dict:
-    """Values of the side-car.
+def describe(predictor: Predictor, *, kind: str, nms: str, min_score: float, source: str) -> dict:
+    """Describe an exported model.
 
     Args:
-        predictor: whose model was exported.
-        kind, flavour: of the file.
-        min_score: lowest final score of the complete flavour.
-        source: where the model came from, for the reader only.
+        predictor: predictor with the exported model.
+        kind: a key of ``FORMATS``.
+        nms: a key of ``VARIANTS``.
+        min_score: lowest final score of a detection.
+        source: origin of the model, for human readers.
+
+    Returns:
+        Plain values for JSON.
     """
     cfg, model = predictor.cfg, predictor.model
-    options, compat = model.postprocess, model.compat
+    options, compat = model.postprocess, conventions(model)
     sizes = {"classes": model.head.num_classes}
     if options.max_detections >= 0:
         most = options.topk_per_level * len(model.strides)
@@ -39,11 +43,12 @@ def describe(
     return {
         "format_version": FORMAT_VERSION,
         "format": kind,
-        "flavour": flavour,
+        "flavour": VARIANTS[nms],  # name of this key since version 0.1
+        "nms": nms,
         "class_names": predictor.class_names,
         "category_ids": predictor.category_ids,
         "inputs": _tensors(INPUTS, {}),
-        "outputs": _tensors(OUTPUTS[flavour], sizes),
+        "outputs": _tensors(OUTPUTS[nms], sizes),
         "channel_order": cfg.INPUT.FORMAT,
         "pixel_range": [0, 255],
         "normalization_inside": True,
@@ -56,36 +61,37 @@ def describe(
             "max_size; sides are rounded half up; min_size 0 keeps the size",
             "interpolation": "bilinear with antialiasing (Pillow's)",
         },
-        "size_divisibility": divisibility(model.backbone),
+        "size_divisibility": size_divisibility(model.backbone),
         "strides": list(model.strides),
-        "score": "class x quality probability" + ("" if compat.product_scores else ", its root"),
+        "score": "class x quality probability" + ("" if options.product_scores else ", its root"),
         "score_threshold": options.score_threshold,
         "min_score": min_score,
         "nms_type": options.nms_type,
         "nms_threshold": options.nms_threshold,
         "topk_per_level": options.topk_per_level,
         "max_detections": options.max_detections,
-        "added_to_x2_y2_after_scaling": int(compat.one_pixel_boxes),
+        "added_to_x2_y2_after_scaling": int(options.one_pixel_boxes),
         "compat": {name: True for name, value in vars(compat).items() if value},
         "source": source,
         "versions": {"fcos_d2": __version__, **_versions()},
     }
 
 
-def write_sidecar(exported: Path, values: dict) -> Path:
-    path = sidecar_path(exported)
+def write_metadata(exported: Path, values: dict) -> Path:
+    """Write metadata beside an exported file; returns their path."""
+    path = metadata_path(exported)
     path.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
     return path
 
 
-def read_sidecar(exported: str | Path) -> dict:
-    """The side-car of an exported file.
+def read_metadata(exported: str | Path) -> dict:
+    """Read the metadata of an exported file.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is of a later version than this code knows.
+        FileNotFoundError: if the file has no metadata.
+        ValueError: if the metadata have another format version.
     """
-    path = sidecar_path(exported)
+    path = metadata_path(exported)
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} beside {exported}: `fcos-d2 export` writes both")
     values = json.loads(path.read_text("utf-8"))
@@ -94,11 +100,14 @@ def read_sidecar(exported: str | Path) -> dict:
             f"{path} is of format version {values.get('format_version')}, this fcos_d2 reads "
             f"{FORMAT_VERSION}: export again"
         )
+    for nms, variant in VARIANTS.items():  # version 0.1 wrote "flavour" only
+        if values.get("flavour") == variant:
+            values.setdefault("nms", nms)
     return values
 
 
 def _tensors(tensors: dict, sizes: dict[str, int]) -> list[dict]:
-    """Names, types and shapes; a shape's names are free dimensions."""
+    """Names, types and shapes; a name in a shape is a free dimension."""
     return [
         {"name": name, "dtype": dtype, "shape": [sizes.get(side, side) for side in shape]}
         for name, (dtype, shape) in tensors.items()

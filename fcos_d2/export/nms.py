@@ -1,7 +1,7 @@
 """NMS over a batch as a mask of fixed shape, as torch operators and as ONNX's own operator.
 
-What is kept by NMS has a shape that depends on values, which exporters handle badly. A mask over
-all candidates has a shape that does not.
+The result of NMS usually has a shape that depends on values, which exporters handle badly. A mask
+over all candidates has a fixed shape.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torchvision.ops import nms
 
 __all__ = ["nms_mask", "nms_mask_operator", "onnx_nms_mask"]
 
-if torch.__version__ < (2, 7):
+if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 7):
     raise ImportError(f"export needs torch 2.7 or later, this is {torch.__version__}")
 
 
@@ -22,23 +22,23 @@ def nms_mask(
     iou_threshold: float,
     max_per_group: int,
 ) -> Tensor:
-    """Which candidates stay if, within each group of each image, the lower of two boxes goes.
+    """NMS within each group of each image.
 
     Args:
         boxes: (N, S, 4) x1, y1, x2, y2, finite.
-        scores: (N, S); negative ones are no candidates.
+        scores: (N, S); a negative score marks an entry that is not a candidate.
         groups: (N, S) int64 in [0, num_groups): the class, or 0 for NMS across classes.
         num_groups: G.
-        iou_threshold: above this IoU the lower one goes.
-        max_per_group: a hint that more of a group and image are not needed; not used here.
+        iou_threshold: above this IoU the box with the lower score is suppressed.
+        max_per_group: number of boxes needed per group and image; a hint, not used here.
 
     Returns:
-        (N, S) bool.
+        (N, S) bool, True for candidates that NMS keeps.
     """
     index = (scores.flatten() >= 0).nonzero()[:, 0]
     image = torch.arange(scores.shape[0], device=scores.device)[:, None]
     group = (image * num_groups + groups).flatten()[index]
-    # Groups are moved apart. In float64 this leaves the IoU as it is, in float32 it would not.
+    # Groups are shifted apart; in float32 this would round the coordinates and change the IoU.
     chosen = boxes.reshape(-1, 4)[index].double()
     span = boxes.amax().double() - boxes.amin().double() + 1
     chosen = chosen + (group * span)[:, None]
@@ -55,7 +55,7 @@ def nms_mask_operator(
     iou_threshold: float,
     max_per_group: int,
 ) -> Tensor:
-    """:func:`nms_mask` as one operator, which :func:`onnx_nms_mask` translates."""
+    """:func:`nms_mask` as one operator, which :func:`onnx_nms_mask` translates to ONNX."""
     return nms_mask(boxes, scores, groups, num_groups, iou_threshold, max_per_group)
 
 
@@ -65,7 +65,7 @@ def _(boxes, scores, groups, num_groups, iou_threshold, max_per_group):
 
 
 def onnx_nms_mask(boxes, scores, groups, num_groups, iou_threshold, max_per_group):
-    """The operator in ONNX: NonMaxSuppression treats images and classes apart by itself."""
+    """Translate the operator to ONNX, whose NonMaxSuppression separates images and classes."""
     import onnx
     from onnxscript import opset20 as op
 

@@ -1,13 +1,14 @@
-"""From a trained model to a file and its metadata."""
+"""Export of a trained model to a file with metadata."""
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from ..inference.predictor import Predictor
-from .int8 import calibration_pictures, quantize
-from .metadata import describe, read_sidecar, write_sidecar
-from .save import FLAVOURS, FORMATS, divisibility, save_model, tensor_model
+from ..modeling.backbone.size import size_divisibility
+from .int8 import calibration_images, quantize
+from .metadata import describe, read_metadata, write_metadata
+from .save import FORMATS, VARIANTS, save_model, tensor_model
 
 __all__ = ["export_int8", "export_model"]
 
@@ -17,62 +18,67 @@ def export_model(
     output: str | os.PathLike,
     *,
     kind: str = "onnx",
-    flavour: str = "complete",
+    nms: str = "inside",
     min_score: float = 0.0,
     max_detections: int | None = None,
     source: str = "",
 ) -> Path:
-    """Write a model and its side-car.
+    """Write a model and its metadata.
 
     Args:
-        predictor: of the model, on the CPU; its ``postprocess`` takes over ``max_detections``.
-        output: file, or a folder for a file named after the flavour.
+        predictor: predictor with the model, on the CPU; ``max_detections`` also changes the
+            ``postprocess`` options of this model.
+        output: path of the new file, or a folder.
         kind: "onnx", "torchscript" or "torch-export".
-        flavour: "complete" gives detections, "raw" dense predictions.
-        min_score: detections of the complete flavour with a lower score are left out.
-        max_detections: of an image, instead of the model's own.
-        source: a note of where the model came from.
+        nms: "inside" for a file that returns detections, "none" for dense predictions.
+        min_score: lowest final score of a detection.
+        max_detections: largest number of detections per image; None keeps the model's own.
+        source: origin of the model, a note in the metadata.
 
     Returns:
-        Path of the file.
+        Path of the new file.
 
     Raises:
         ImportError: if a package is missing.
-        ValueError: for unknown or impossible options, or what the format cannot express.
+        ValueError: for unknown or impossible options, or a model that the format cannot express.
     """
     if kind not in FORMATS:
         raise ValueError(f"unknown format {kind!r}, expected one of {', '.join(FORMATS)}")
-    if flavour not in FLAVOURS:
-        raise ValueError(f"unknown flavour {flavour!r}, expected one of {', '.join(FLAVOURS)}")
+    if nms not in VARIANTS:
+        raise ValueError(f"unknown nms {nms!r}, expected one of {', '.join(VARIANTS)}")
     if predictor.device.type != "cpu":
         raise ValueError(f"load the model on the CPU to export it, not on {predictor.device}")
-    path = _file(output, FORMATS[kind], f"model_{flavour}")
+    path = _file(output, FORMATS[kind], f"model_{VARIANTS[nms]}")
     model = predictor.model
     if max_detections is not None:
         model.postprocess = replace(model.postprocess, max_detections=max_detections)
-    module = tensor_model(model, flavour, min_score=min_score)
+    module = tensor_model(model, nms, min_score=min_score)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_model(module, path, kind, max(model.strides), divisibility(model.backbone))
-    values = describe(predictor, kind=kind, flavour=flavour, min_score=min_score, source=source)
-    write_sidecar(path, values)
+    save_model(module, path, kind, max(model.strides), size_divisibility(model.backbone))
+    values = describe(predictor, kind=kind, nms=nms, min_score=min_score, source=source)
+    write_metadata(path, values)
     return path
 
 
 def export_int8(path: Path, predictor: Predictor, folder: str | os.PathLike) -> Path:
-    """Quantise an ONNX file that :func:`export_model` wrote.
+    """Quantize an ONNX file that :func:`export_model` wrote.
 
     Args:
-        path: of the file.
-        predictor: of its model.
-        folder: with pictures to measure ranges on; at most 100 are used.
+        path: path of the ONNX file.
+        predictor: predictor with its model.
+        folder: folder with images on which ranges of values are measured; at most 100 are used.
 
     Returns:
         Path of the new file, ``model_int8.onnx`` for ``model.onnx``.
+
+    Raises:
+        ImportError: without ONNX Runtime.
+        ValueError: if the folder has no images.
     """
-    pictures = calibration_pictures(folder)
+    images = calibration_images(folder)
     made = path.with_name(f"{path.stem}_int8.onnx")
-    quantize(path, made, predictor, pictures)
-    write_sidecar(made, {**read_sidecar(path), "int8_calibration_pictures": len(pictures)})
+    quantize(path, made, predictor, images)
+    write_metadata(made, {**read_metadata(path), "int8_calibration_pictures": len(images)})
     return made
 
 

@@ -1,4 +1,4 @@
-"""Running an exported file on prepared pictures."""
+"""Running an exported file on prepared images."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,23 +8,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..modeling.backbone.size import round_up
 from .save import OUTPUTS
 
 __all__ = ["load_exported", "pad_batch"]
 
 
 def load_exported(
-    path: str | Path, kind: str, flavour: str, *, threads: int = 0
+    path: str | Path, kind: str, nms: str, *, threads: int = 0
 ) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """An exported file as a function of ``images`` and ``image_sizes``, on the CPU.
+    """Load an exported file, to run on the CPU.
 
     Args:
-        path: of the file.
-        kind, flavour: of its side-car.
-        threads: of ONNX Runtime; 0 lets it choose. The other formats follow torch.
+        path: path of the exported file.
+        kind: its ``format`` according to the metadata.
+        nms: its ``nms`` according to the metadata.
+        threads: number of threads of ONNX Runtime; 0 lets ONNX Runtime choose. The other formats
+            use torch's threads.
+
+    Returns:
+        A function from ``images`` and ``image_sizes`` to outputs by name.
 
     Raises:
-        ImportError: without ONNX Runtime.
+        ImportError: for an ONNX file, without ONNX Runtime.
         ValueError: if the runtime cannot run the file.
     """
     if kind == "onnx":
@@ -37,23 +43,27 @@ def load_exported(
     @torch.no_grad()
     def call(images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
         outputs = run(torch.from_numpy(images), torch.from_numpy(image_sizes))
-        return {name: x.numpy() for name, x in zip(OUTPUTS[flavour], outputs, strict=True)}
+        return {name: x.numpy() for name, x in zip(OUTPUTS[nms], outputs, strict=True)}
 
     return call
 
 
-def pad_batch(pictures: Sequence[Tensor], multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (3, h, w) at the upper left of one array, as exported models take them.
+def pad_batch(images: Sequence[Tensor], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make a batch for an exported model: images in the upper left corners, zeros elsewhere.
+
+    Args:
+        images: N images (3, h, w) uint8.
+        multiple: divisor of the batch's height and width.
 
     Returns:
-        (N, 3, H, W) float32 with H and W multiples of ``multiple``, and (N, 2) int64 sizes.
+        (N, 3, H, W) float32, and (N, 2) int64 heights and widths of the images.
     """
-    sizes = np.array([picture.shape[-2:] for picture in pictures], dtype=np.int64)
-    height, width = -(-sizes.max(axis=0) // multiple) * multiple
-    images = np.zeros((len(pictures), 3, height, width), dtype=np.float32)
-    for image, picture, (h, w) in zip(images, pictures, sizes, strict=True):
-        image[:, :h, :w] = picture.numpy()
-    return images, sizes
+    sizes = np.array([image.shape[-2:] for image in images], dtype=np.int64)
+    height, width = (round_up(int(side), multiple) for side in sizes.max(axis=0))
+    batch = np.zeros((len(images), 3, height, width), dtype=np.float32)
+    for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
+        padded[:, :h, :w] = image.numpy()
+    return batch, sizes
 
 
 def _quietly(load: Callable, path: str | Path):
@@ -67,23 +77,23 @@ def _load_onnx(path: str | Path, threads: int) -> Callable:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            f"to run ONNX files, ONNX Runtime is needed ({error}): pip install onnxruntime"
+            f"ONNX files need ONNX Runtime ({error}): pip install onnxruntime"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that spin while they wait would slow PyTorch down, beside which files are run here.
+    # Waiting threads must not spin: they would slow down PyTorch, which runs in turns with them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its errors have no common class
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         hint = ""
         if "DeformConv" in str(error):
             hint = (
                 f". ONNX Runtime {onnxruntime.__version__} has no deformable convolution (1.32 "
-                "has): take a later one, or --format torchscript"
+                "has): install a later one, or export with --format torchscript"
             )
         raise ValueError(f"ONNX Runtime cannot run {path}: {error}{hint}") from error
     names = [output.name for output in session.get_outputs()]

@@ -1,0 +1,1 @@
+"""A trained model as a function of images, and its speed."""

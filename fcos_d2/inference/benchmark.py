@@ -1,9 +1,8 @@
-"""How fast a model is on this machine, and which part of it takes the time."""
+"""Speed of a model on this machine, in total and by part."""
 
 import io
 import itertools
 import os
-import platform
 import re
 import statistics
 import time
@@ -13,30 +12,28 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from tabulate import tabulate
-from torch import nn
 
-from ..config import get_cfg
-from ..modeling.speed import fold_detector
+from ..modeling.postprocess import detect_images
 from ..utils.device import check_precision, choose_device
+from ..utils.doctor import machine_facts, peak_memory_mib
 from ..version import __version__
 from .model_folder import locate_model
-from .predictor import Predictor, PreparedPicture
+from .predictor import Predictor, PreparedImage
 
 __all__ = ["Report", "Row", "Timing", "format_report", "parse_size", "run_benchmark"]
 
-# The JPEG that is decoded has this many times the sides that the network sees.
+# Sides of the decoded JPEG, relative to the network's input.
 _JPEG_SCALE = 2
-# Rounds that are not counted: a GPU chooses its algorithms and raises its clock in them.
+# Rounds before the measurement, in which a GPU chooses its algorithms and raises its clock.
 _WARM_UP = {"cpu": 1, "cuda": 5}
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds for each picture, over all runs."""
+    """Milliseconds per image, over all runs."""
 
     median: float
     min: float
@@ -44,20 +41,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One case.
+    """Measurements of one case.
 
     Attributes:
         precision: see :class:`Predictor`.
-        batch_size: pictures at once.
-        height, width: of the network's input in pixels, before it is padded.
-        read: a JPEG of twice the sides, decoded and resized by ``Predictor.prepare``.
-        network: backbone and head, from a normalised batch to their maps.
-        postprocess: from these to boxes: top-k and NMS.
-        end_to_end: ``Predictor.detect``, from resized pictures to results on the CPU: normalising,
+        batch_size: images per batch.
+        height, width: size of the network's input in pixels, before padding.
+        read: decoding and resizing of a JPEG of twice the sides by ``Predictor.prepare``.
+        network: backbone and head, from a normalized batch to their maps.
+        postprocess: top-k and NMS, from maps to boxes.
+        end_to_end: ``Predictor.detect``, from resized images to results on the CPU: normalization,
             network, post-processing and both transfers, but not ``read``.
-        images_per_second: by the median of ``end_to_end``.
-        detections: for each picture, on which the time of NMS depends.
-        peak_memory_mib: largest that PyTorch allocated on the GPU; None on a CPU.
+        images_per_second: from the median of ``end_to_end``.
+        detections: number of detections per image, on which the time of NMS depends.
+        peak_memory_mib: most memory that PyTorch allocated on the GPU; None on a CPU.
     """
 
     precision: str
@@ -75,15 +72,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, on what.
+    """Measurements with their circumstances.
 
     Attributes:
         machine: hardware and versions.
         model: config, weights and size of the model.
-        runs: how often each case was measured.
-        rows: one for each case that fitted into the memory.
-        process_memory_mib: largest that the whole process held; None where that is unknown.
-        notes: what one must know to read them.
+        runs: number of measurements of each case.
+        rows: one row for each case that fits into the memory.
+        process_memory_mib: most memory of the whole process; None where it is unknown.
+        notes: remarks needed to interpret the rows.
     """
 
     machine: dict[str, str | int]
@@ -94,19 +91,19 @@ class Report:
     notes: list[str]
 
     def to_dict(self) -> dict:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         return asdict(self)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """ "512x640" -> height and width.
+    """Parse "512x640" into height and width.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other form.
     """
     match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text.strip().lower())
     if match is None:
-        raise ValueError(f"{text!r} is no size: give HEIGHTxWIDTH in pixels, such as 512x640")
+        raise ValueError(f"{text!r} is not a size: give HEIGHTxWIDTH in pixels, such as 512x640")
     return int(match[1]), int(match[2])
 
 
@@ -125,30 +122,29 @@ def run_benchmark(
 ) -> Report:
     """Time all combinations of batch size, input size and precision.
 
-    In each of ``runs`` rounds every case is measured once, so that a machine that slows down does
-    so for all of them.
+    In each of ``runs`` rounds every case is measured once, so that a machine that slows down
+    affects all cases alike.
 
     Args:
-        folder_or_config, weights: as ``Predictor.from_pretrained`` takes them; a config without
-            weights gets random ones.
-        batch_sizes: pictures at once.
+        folder_or_config, weights: see ``Predictor.from_pretrained``; a config without weights gets
+            random weights.
+        batch_sizes: numbers of images per batch.
         sizes: (height, width) of the network's input; default is the config's test size.
         precisions, compile_mode, device: see ``Predictor.from_pretrained``.
-        threads: of PyTorch on the CPU; None leaves them as they are.
-        runs: how often each case is measured.
-        on_round: called with the number of rounds that are over, warm-up included, and of all.
+        threads: number of PyTorch's threads on the CPU; None leaves the number unchanged.
+        runs: number of measurements of each case.
+        on_round: called with the number of finished rounds, including warm-up, and the total.
 
     Raises:
-        FileNotFoundError: if the config or the weights are not there.
+        FileNotFoundError: if the config or the weights do not exist.
         ValueError: for impossible options, or if no case fits into the memory.
     """
     _check_numbers(batch_sizes, sizes, threads, runs)
     chosen = choose_device(device)
-    for precision in precisions:
-        check_precision(precision, chosen)
+    precisions = [check_precision(precision, chosen) for precision in precisions]
     with _threads(threads):
         predictor, model_facts, notes = _load(folder_or_config, weights, chosen, compile_mode)
-        sizes = sizes or [_own_size(predictor.cfg)]
+        sizes = sizes or [_test_size(predictor.cfg)]
         cases = [
             _Case(predictor, precision, batch_size, size)
             for precision, size, batch_size in itertools.product(precisions, sizes, batch_sizes)
@@ -156,13 +152,13 @@ def run_benchmark(
         notes += _measure(cases, _WARM_UP.get(chosen.type, 1), runs, on_round)
         if not cases:
             raise ValueError("no case fits into the memory of the GPU: try smaller ones")
-        machine = _machine(chosen)
+        machine = machine_facts(chosen) | {"fcos_d2": __version__}
     rows = [case.row() for case in cases]
-    return Report(machine, model_facts, runs, rows, _peak_rss_mib(), notes)
+    return Report(machine, model_facts, runs, rows, peak_memory_mib(), notes)
 
 
 def format_report(report: Report) -> str:
-    """The machine, the model, a table in milliseconds for each picture, and the notes."""
+    """Format machine, model, a table in milliseconds per image, and the notes."""
     facts = [*report.machine.items(), *report.model.items(), ("runs", report.runs)]
     if report.process_memory_mib is not None:
         facts.append(("peak memory", f"{report.process_memory_mib} MiB, of the process"))
@@ -191,7 +187,7 @@ def format_report(report: Report) -> str:
         [
             tabulate(facts, tablefmt="plain", disable_numparse=True),
             "",
-            "Milliseconds for each picture, medians:",
+            "Milliseconds per image, medians:",
             table,
             *([""] if notes else []),
             *notes,
@@ -200,7 +196,7 @@ def format_report(report: Report) -> str:
 
 
 class _Case:
-    """One combination: its inputs, and what was measured so far."""
+    """One combination of options with its inputs and its measurements so far."""
 
     def __init__(
         self, predictor: Predictor, precision: str, batch_size: int, size: tuple[int, int]
@@ -215,26 +211,24 @@ class _Case:
         self.jpeg = _jpeg(_JPEG_SCALE * height, _JPEG_SCALE * width)
         rgb = np.ascontiguousarray(_scene(height, width))
         tensor = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
-        self.pictures = [PreparedPicture(tensor, rgb, None)] * batch_size
+        self.images = [PreparedImage(tensor, rgb, None)] * batch_size
         self.forget()
 
     def forget(self) -> None:
-        self.times = {name: [] for name in ("read", "network", "postprocess", "end_to_end")}
+        parts = ("read", "network", "postprocess", "end_to_end")
+        self.times: dict[str, list[float]] = {part: [] for part in parts}
         self.detections = 0.0
         self.peak_memory: int | None = None
 
     def measure(self) -> None:
-        """Each part once."""
-        model, device = self.predictor.model, self.predictor.device
+        """Measure each part once."""
+        device = self.predictor.device
         self.times["read"].append(_timed(lambda: self.predictor.prepare(self.jpeg), device))
-        self.times["network"].append(self._time_network() / self.batch_size)
-        with _inference_times(model, device) as inside:
-            self.predictor.detect(self.pictures)
-        self.times["postprocess"].append(sum(inside) / self.batch_size)
+        self._measure_model()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         found: list = []
-        took = _timed(lambda: found.extend(self.predictor.detect(self.pictures)), device)
+        took = _timed(lambda: found.extend(self.predictor.detect(self.images)), device)
         self.times["end_to_end"].append(took / self.batch_size)
         self.detections = sum(map(len, found)) / self.batch_size
         if device.type == "cuda":
@@ -242,11 +236,19 @@ class _Case:
             self.peak_memory = max(self.peak_memory or 0, peak)
 
     @torch.inference_mode()
-    def _time_network(self) -> float:
+    def _measure_model(self) -> None:
+        """Measure the network, then post-processing of its predictions."""
         model, device = self.predictor.model, self.predictor.device
-        images = model.preprocess_image([{"image": p.tensor} for p in self.pictures]).tensor
+        images = model.preprocess_image([{"image": image.tensor} for image in self.images])
+        found: list = []
         with self.predictor.autocast():
-            return _timed(lambda: model.predict(images), device)
+            took = _timed(lambda: found.append(model.predict(images.tensor)), device)
+            self.times["network"].append(took / self.batch_size)
+            options, coder = model.postprocess, model.head.box_coder
+            took = _timed(
+                lambda: detect_images(found[0], images.image_sizes, options, coder), device
+            )
+            self.times["postprocess"].append(took / self.batch_size)
 
     def row(self) -> Row:
         timings = {
@@ -265,7 +267,7 @@ class _Case:
 
 
 def _measure(cases: list[_Case], warm_up: int, runs: int, on_round) -> list[str]:
-    """Measure in rounds; removes cases that the GPU has no memory for, and returns notes."""
+    """Measure in rounds; removes cases that do not fit into the GPU's memory, returns notes."""
     notes = []
     for i in range(warm_up + runs):
         if i == warm_up:
@@ -283,7 +285,7 @@ def _measure(cases: list[_Case], warm_up: int, runs: int, on_round) -> list[str]
 
 
 def _timed(function: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds until all of its work is done, also on a GPU."""
+    """Milliseconds until all work of ``function`` is done, also on a GPU."""
     _wait(device)
     start = time.perf_counter()
     function()
@@ -294,24 +296,6 @@ def _timed(function: Callable[[], object], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _inference_times(model: nn.Module, device: torch.device) -> Iterator[list[float]]:
-    """Milliseconds of each call of ``model.inference`` within this."""
-    times: list[float] = []
-    original = model.inference
-
-    def timed(*args, **kwargs):
-        result: list = []
-        times.append(_timed(lambda: result.append(original(*args, **kwargs)), device))
-        return result[0]
-
-    model.inference = timed
-    try:
-        yield times
-    finally:
-        del model.inference  # the method of the class is there again
 
 
 @contextmanager
@@ -326,7 +310,7 @@ def _threads(number: int | None) -> Iterator[None]:
 
 
 def _check_numbers(batch_sizes, sizes, threads: int | None, runs: int) -> None:
-    for what, numbers in (
+    for name, numbers in (
         ("a batch size", batch_sizes),
         ("a side", [side for size in sizes or () for side in size]),
         ("the number of threads", [1 if threads is None else threads]),
@@ -334,7 +318,7 @@ def _check_numbers(batch_sizes, sizes, threads: int | None, runs: int) -> None:
     ):
         wrong = [number for number in numbers if number < 1]
         if wrong:
-            raise ValueError(f"{what} must be at least 1, got {wrong[0]}")
+            raise ValueError(f"{name} must be at least 1, got {wrong[0]}")
 
 
 def _load(
@@ -342,40 +326,33 @@ def _load(
     weights: str | None,
     device: torch.device,
     compile_mode: str,
-) -> tuple[Predictor, dict, list[str]]:
-    """The model, what is to be told of it, and notes. A config alone gets random weights."""
+) -> tuple[Predictor, dict[str, str | int], list[str]]:
+    """Load a model; returns also facts about the model, and notes."""
     config, found = locate_model(folder_or_config, weights)
     notes = []
-    if found is not None:
+    if found is None:
+        predictor = Predictor.with_random_weights(config, device=device, compile_mode=compile_mode)
+        notes.append("random weights: NMS has little to do, so post-processing seems too fast")
+    else:
         predictor = Predictor.from_pretrained(
             folder_or_config, weights, device=device, compile_mode=compile_mode
         )
-    else:
-        cfg = get_cfg()
-        cfg.merge_from_file(config)
-        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = str(device), ""
-        cfg.MODEL.TIMM.PRETRAINED = False
-        cfg.MODEL.FCOS.COMPILE = compile_mode
-        names = [f"class {i}" for i in range(cfg.MODEL.FCOS.NUM_CLASSES)]
-        model = build_model(cfg).eval()
-        fold_detector(model)  # as from_pretrained does
-        predictor = Predictor(model, cfg, names)
-        notes.append("random weights: NMS has little to do, so post-processing seems too fast")
     count = sum(parameter.numel() for parameter in predictor.model.parameters())
-    facts = {"config": str(config), "weights": found or "random", "parameters": count}
+    facts: dict[str, str | int] = {"config": str(config), "weights": found or "random"}
+    facts["parameters"] = count
     if compile_mode:
         facts["compiled"] = compile_mode
     return predictor, facts, notes
 
 
-def _own_size(cfg) -> tuple[int, int]:
-    """Height and width of the largest picture in the test size of a config."""
+def _test_size(cfg) -> tuple[int, int]:
+    """Height and width of the largest image that the test size of a config allows."""
     longest = cfg.INPUT.MAX_SIZE_TEST
     return cfg.INPUT.MIN_SIZE_TEST or longest, longest
 
 
 def _scene(height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8: smooth, with some noise, which a JPEG of a photo is, too."""
+    """(H, W, 3) uint8: smooth with some noise, so that its JPEG is like that of a photo."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -387,33 +364,3 @@ def _jpeg(height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(_scene(height, width)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
-
-
-def _machine(device: torch.device) -> dict[str, str | int]:
-    facts: dict[str, str | int] = {
-        "device": str(device),
-        "CPU": _cpu_name(),
-        "CPU cores": os.cpu_count() or 0,
-        "torch threads": torch.get_num_threads(),
-    }
-    if device.type == "cuda":
-        facts |= {"GPU": torch.cuda.get_device_name(device), "CUDA": torch.version.cuda or ""}
-    return facts | {"torch": torch.__version__, "fcos_d2": __version__}
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            match = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match[1].strip() if match else platform.processor() or platform.machine()
-
-
-def _peak_rss_mib() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (_MIB if platform.system() == "Darwin" else 1024))

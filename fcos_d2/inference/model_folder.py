@@ -1,4 +1,7 @@
-"""What training and ``fcos-d2 convert`` leave in a folder: config, weights, names of classes."""
+"""Folders of trained models: config, weights and class names.
+
+Training and ``fcos-d2 convert`` write such folders.
+"""
 
 import os
 from collections.abc import Sequence
@@ -20,27 +23,33 @@ __all__ = [
     "trained_weights",
 ]
 
-# What training and `fcos-d2 convert` write.
+# Names of the weights that training and `fcos-d2 convert` write.
 _WEIGHTS_FILES = ("model_best.pth", "model_final.pth", "model.pth")
-# State that a model can be without and detect the same.
+# Buffers that do not affect inference.
 _NOT_FOR_INFERENCE = ("num_batches_tracked", "moving_num_fg")
 
 
 def locate_model(
     folder_or_config: str | os.PathLike, weights: str | os.PathLike | None
 ) -> tuple[str, str | None]:
-    """Paths of the config and, where they are told, the weights.
+    """Find the config and the weights of a model.
+
+    Args:
+        folder_or_config, weights: see ``Predictor.from_pretrained``.
+
+    Returns:
+        Path of the config, and path or address of the weights; None for a config without weights.
 
     Raises:
-        FileNotFoundError: if they are not there.
+        FileNotFoundError: if the folder lacks a config or weights, or the config does not exist.
         ValueError: for a file of weights instead of a folder or config.
     """
     path = os.fspath(folder_or_config)
     weights = None if weights is None else os.fspath(weights)
     if path.endswith((".pth", ".pkl")):
         raise ValueError(
-            f"{path} holds weights: give its folder, if config.yaml is there, or the config first "
-            "and this as the weights"
+            f"{path} holds weights: give its folder, if it has a config.yaml, or give the config "
+            "first and this file as the weights"
         )
     if not os.path.isdir(path):
         return get_config_file(path), weights
@@ -65,13 +74,13 @@ def _newest_weights(folder: Path) -> str:
     files = [folder / name for name in names if name and (folder / name).is_file()]
     if not files:
         raise FileNotFoundError(
-            f"no weights in the folder {folder}: none of {', '.join(names)} is there; give weights"
+            f"no weights in the folder {folder}: expected one of {', '.join(names)}; give weights"
         )
     return str(max(files, key=lambda file: file.stat().st_mtime_ns))
 
 
 def trained_weights(cfg, config: str) -> str:
-    """MODEL.WEIGHTS, unless it is plain that they are no trained detector's."""
+    """MODEL.WEIGHTS; raises a ValueError that names ``config`` if empty or ImageNet weights."""
     weights = cfg.MODEL.WEIGHTS
     if weights and "ImageNetPretrained" not in weights:
         return weights
@@ -85,13 +94,18 @@ def trained_weights(cfg, config: str) -> str:
 
 
 def load_all_weights(model: nn.Module, weights: str, averaged: bool) -> dict:
-    """Load weights that leave nothing random; returns what else the checkpoint holds.
+    """Load weights that fill the whole model.
 
     Args:
-        averaged: take the averaged ones, where there are some.
+        model: an FCOS.
+        weights: path or address.
+        averaged: prefer the averaged weights of the checkpoint, if it has some.
+
+    Returns:
+        Other entries of the checkpoint.
 
     Raises:
-        OSError, ValueError: if they cannot be read, or do not fill the model.
+        OSError, ValueError: if the weights cannot be read, or do not fill the model.
     """
     checkpointer = FCOSCheckpointer(model)
     checkpointer.prefer_average = averaged
@@ -108,16 +122,19 @@ def load_all_weights(model: nn.Module, weights: str, averaged: bool) -> dict:
 
 
 def find_class_names(cfg, checkpoint: dict) -> list[str]:
-    """Names that the checkpoint, the config or the registered training set tells, in this order.
+    """Class names from the checkpoint, the config or the registered training set, in this order.
+
+    Returns:
+        One name per class: "class 0", "class 1", ... if no source has names.
 
     Raises:
-        ValueError: if the first two tell another number than the model has classes.
+        ValueError: if the number of names in checkpoint or config is not the number of classes.
     """
-    told = {
+    candidates = {
         "class_names of the checkpoint": checkpoint.get("class_names"),
         "MODEL.FCOS.CLASS_NAMES": cfg.MODEL.FCOS.get("CLASS_NAMES"),
     }
-    for where, names in told.items():
+    for where, names in candidates.items():
         if names:
             check_names(where, names, cfg)
             return [str(name) for name in names]
@@ -127,22 +144,22 @@ def find_class_names(cfg, checkpoint: dict) -> list[str]:
 
 
 def find_category_ids(cfg, class_names: list[str]) -> list[int] | None:
-    """Ids in the registered training set, if its classes are these."""
+    """Category ids from the registered training set; None if it has other classes."""
     index_of_id = _metadata(cfg, "thing_dataset_id_to_contiguous_id") or {}
-    ids = sorted(index_of_id, key=index_of_id.get)
+    ids = sorted(index_of_id, key=lambda i: index_of_id[i])
     known = _metadata(cfg, "thing_classes")
     same = known is not None and list(known) == class_names and len(ids) == len(class_names)
     return ids if same else None
 
 
 def _metadata(cfg, key: str):
-    """What the catalog knows of the first training set, without reading it; None if nothing."""
+    """Catalog entry of the first training set, which is not read; None if it is unknown."""
     name = next(iter(cfg.DATASETS.TRAIN), None)
     return MetadataCatalog.get(name).get(key) if name in DatasetCatalog else None
 
 
 def check_names(where: str, names: Sequence[str], cfg) -> None:
-    """Raises ValueError unless there is a name for each class."""
+    """Raise a ValueError that names ``where`` unless there is one name per class."""
     count = cfg.MODEL.FCOS.NUM_CLASSES
     if len(names) != count:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Large pictures in overlapping tiles: where the tiles lie, and how their detections are merged."""
+"""Overlapping tiles of large images: their positions, and how their detections are merged."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,27 @@ from torchvision.ops import box_area, box_iou
 
 __all__ = ["cut_by_tile", "merge_tiles", "tile_windows"]
 
-# Of a box that a tile cuts off, this share inside another one makes it a part of that.
+# Share of a cut box that must lie inside another box to be a part of the same object.
 _PART_OF = 0.7
-# How near to the edge of its tile a box counts as cut off, in pixels.
+# Largest distance in pixels between a cut box and the edge of its tile.
 _EDGE = 2.0
 
 
 def tile_windows(
     height: int, width: int, tile: int, overlap: float = 0.2
 ) -> list[tuple[int, int, int, int]]:
-    """Windows that cover a picture, each of the tile's size where the picture is large enough.
+    """Windows that cover an image.
 
     Args:
-        height, width: of the picture, in pixels.
-        tile: side of a tile in pixels.
-        overlap: share of a tile that the next one repeats at least.
+        height, width: image size in pixels.
+        tile: side of a tile in pixels; windows are only smaller where the image is.
+        overlap: smallest share of a tile that the next tile repeats.
 
     Returns:
-        (x1, y1, x2, y2) row by row.
+        (x1, y1, x2, y2) of each window, row by row.
 
     Raises:
-        ValueError: for a tile without pixels, or an overlap that is not in [0, 1).
+        ValueError: for a tile without pixels, or an overlap outside [0, 1).
     """
     if tile < 1:
         raise ValueError(f"a tile must have at least 1 pixel, got {tile}")
@@ -39,12 +39,15 @@ def tile_windows(
 
 
 def cut_by_tile(boxes: Tensor, window: Sequence[int], height: int, width: int) -> Tensor:
-    """(K,) whether a box ends at an edge of its tile that is no edge of the picture.
+    """Find boxes that end at an edge of their tile, where it is not also an edge of the image.
 
     Args:
-        boxes: (K, 4) in pixels of the picture.
+        boxes: (K, 4) in pixels of the image.
         window: x1, y1, x2, y2 of the tile.
-        height, width: of the picture.
+        height, width: image size in pixels.
+
+    Returns:
+        (K,) bool.
     """
     x1, y1, x2, y2 = window
     cut = torch.zeros(len(boxes), dtype=torch.bool)
@@ -62,32 +65,35 @@ def cut_by_tile(boxes: Tensor, window: Sequence[int], height: int, width: int) -
 def merge_tiles(
     boxes: Tensor, scores: Tensor, classes: Tensor, cut: Tensor, iou_threshold: float
 ) -> Tensor:
-    """Which detections of all tiles remain: NMS in which whole boxes win over cut ones.
+    """Merge detections of all tiles by an NMS in which whole boxes suppress cut boxes.
 
-    A box goes if a better one of its class overlaps it by more than ``iou_threshold``, or, where a
-    tile has cut it off, if most of it lies inside that one. Boxes that no tile cuts are better than
-    those that one does; among equals the score decides.
+    A box is suppressed if a better box of its class overlaps it by more than ``iou_threshold``. A
+    cut box is also suppressed if most of it lies inside a better box. Whole boxes are better than
+    cut boxes; within each group the score decides.
 
     Args:
-        boxes: (K, 4); scores: (K,); classes: (K,) int64; cut: (K,) of :func:`cut_by_tile`.
-        iou_threshold: as in NMS.
+        boxes: (K, 4) in pixels of the image.
+        scores: (K,).
+        classes: (K,) int64.
+        cut: (K,) bool, see :func:`cut_by_tile`.
+        iou_threshold: see NMS.
 
     Returns:
-        Indices by descending score.
+        Indices of the remaining detections, by descending score.
     """
     order = torch.argsort(scores - 2.0 * cut, descending=True, stable=True)
     kept: list[int] = []
-    gone = torch.zeros(len(boxes), dtype=torch.bool)
+    suppressed = torch.zeros(len(boxes), dtype=torch.bool)
     area = box_area(boxes).clamp(min=1e-6)
     for i in order.tolist():
-        if gone[i]:
+        if suppressed[i]:
             continue
         kept.append(i)
         same = classes == classes[i]
-        gone |= same & (box_iou(boxes[i, None], boxes)[0] > iou_threshold)
+        suppressed |= same & (box_iou(boxes[i, None], boxes)[0] > iou_threshold)
         corner = torch.maximum(boxes[i, :2], boxes[:, :2])
         sides = (torch.minimum(boxes[i, 2:], boxes[:, 2:]) - corner).clamp(min=0)
-        gone |= same & cut & (sides.prod(dim=1) / area > _PART_OF)
+        suppressed |= same & cut & (sides.prod(dim=1) / area > _PART_OF)
     keep = torch.tensor(kept, dtype=torch.int64)
     return keep[torch.argsort(scores[keep], descending=True, stable=True)]
 

@@ -1,7 +1,7 @@
-"""Where the predictions of an FPN feature map sit in the image (FCOS paper, section 3.1).
+"""Positions in the image of the predictions of each feature map (FCOS paper, section 3.1).
 
-Shape letters used in the pure files of ``fcos_d2.modeling``: N images, L levels, P locations of all
-levels together (fine to coarse, each level row by row), M boxes of one image, C classes.
+Shape letters in ``fcos_d2.modeling``: N images, L levels, P locations of all levels together (fine
+to coarse, each level row by row), M boxes, K pairs or candidates, C classes.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "Locations", "make_locations", "size_ranges"]
+__all__ = ["Grid", "LocationGenerator", "Locations", "make_locations", "size_ranges"]
 
 
 class Grid(NamedTuple):
     """The locations of one level: ``x = shift + j * step_x``, ``y = shift + i * step_y``.
 
     Attributes:
-        height, width: of the feature map.
-        stride, step_y, step_x, shift: in pixels.
+        height, width: size of the feature map.
+        stride, step_y, step_x, shift: lengths in pixels.
     """
 
     height: int
@@ -38,7 +38,7 @@ class Locations:
     Attributes:
         points: (P, 2) x, y in pixels of the network's input.
         strides: (P,) stride of each location's level, in pixels.
-        grids: the same as rules, one for each level.
+        grids: rule of each level that gives the same points.
     """
 
     points: Tensor
@@ -51,21 +51,50 @@ class Locations:
         return [grid.height * grid.width for grid in self.grids]
 
 
+@dataclass(frozen=True)
+class LocationGenerator:
+    """Places the locations of feature maps.
+
+    Attributes:
+        strides: stride of each of the L levels, in pixels.
+        even_grid: torchvision's rule: a location is the upper left corner of its cell, and the
+            cells of a level divide the padded image evenly, rounded down. Otherwise a location is
+            the center of its cell, and cells are one stride long.
+    """
+
+    strides: Sequence[int]
+    even_grid: bool = False
+
+    def __call__(
+        self,
+        shapes: Sequence[Sequence[int]],
+        padded_size: Sequence[int],
+        device: torch.device | str | None = None,
+    ) -> Locations:
+        """Locations of feature maps with these (height, width), of images padded to this size."""
+        divide = padded_size if self.even_grid else None
+        return make_locations(shapes, self.strides, device, divide=divide)
+
+    def shapes(self, padded_size: Sequence[int]) -> list[tuple[int, int]]:
+        """(height, width) of the feature map of each level."""
+        height, width = padded_size
+        return [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+
+
 def make_locations(
-    shapes: Sequence[tuple[int, int]],
+    shapes: Sequence[Sequence[int]],
     strides: Sequence[int],
     device: torch.device | str | None = None,
     *,
-    divide: tuple[int, int] | None = None,
+    divide: Sequence[int] | None = None,
 ) -> Locations:
-    """Place one location at the centre of each feature-map cell: ``(j + 1/2, i + 1/2) * stride``.
+    """Place one location at the center of each feature-map cell: ``(j + 1/2, i + 1/2) * stride``.
 
     Args:
         shapes: (height, width) of each level's feature map.
         strides: stride of each level in pixels, same length.
-        device: where to put the tensors.
-        divide: padded (height, width), for torchvision's rule: a location is the upper left corner
-            of its cell, and the cells of a level divide this size evenly, rounded down.
+        device: device of the returned tensors.
+        divide: padded (height, width) for torchvision's rule; see :class:`LocationGenerator`.
 
     Raises:
         ValueError: if the two lists have different lengths.
@@ -80,17 +109,18 @@ def make_locations(
             step_y, step_x, shift = divide[0] // height, divide[1] // width, 0
         grids.append(Grid(height, width, stride, step_y, step_x, shift))
     points = [_grid_points(grid, device) for grid in grids]
-    # Not len(): exporters follow a shape.
+    # shape[0], not len(): exporters follow a shape.
     per_location = [p.new_full((p.shape[0],), float(g.stride)) for p, g in zip(points, grids)]
     return Locations(torch.cat(points), torch.cat(per_location), grids)
 
 
 def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[float, float]]:
-    """The range of ``max(l, t, r, b)`` that each level is responsible for, in pixels.
+    """Range of ``max(l, t, r, b)`` that each level learns, in pixels.
 
     Args:
-        boundaries: sizes at which one level hands over to the next, such as (64, 128, 256, 512).
-        num_levels: L; there is one boundary fewer.
+        boundaries: object-size boundaries between neighboring levels, in pixels (L - 1 values),
+            such as (64, 128, 256, 512).
+        num_levels: L.
 
     Returns:
         L pairs (low, high); the first starts at 0, the last ends at infinity.
@@ -103,7 +133,7 @@ def size_ranges(boundaries: Sequence[float], num_levels: int) -> list[tuple[floa
         raise ValueError(
             f"MODEL.FCOS.SIZES_OF_INTEREST has {len(boundaries)} values {boundaries} but "
             f"{num_levels} feature levels need {num_levels - 1}: one boundary between two "
-            "neighbouring levels. Change it together with MODEL.FCOS.IN_FEATURES."
+            "neighboring levels. Change it together with MODEL.FCOS.IN_FEATURES."
         )
     if any(b <= a for a, b in pairwise([0.0, *boundaries])):
         raise ValueError(

@@ -1,57 +1,62 @@
-"""Choosing among overlapping boxes: NMS within classes, across them, or soft (arXiv 1704.04503)."""
+"""NMS within classes, across classes, or soft (arXiv 1704.04503)."""
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, nms
 
-__all__ = ["NMS_TYPES", "soft_nms", "suppress"]
+__all__ = ["NMS_TYPES", "apply_nms", "soft_nms"]
 
 NMS_TYPES = ("per_class", "class_agnostic", "soft_linear", "soft_gaussian", "none")
 
 
-def suppress(
+def apply_nms(
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
     *,
-    kind: str = "per_class",
+    nms_type: str = "per_class",
     iou_threshold: float = 0.6,
     sigma: float = 0.5,
     max_detections: int = -1,
 ) -> tuple[Tensor, Tensor]:
-    """Pick boxes, best first.
+    """Select boxes, best first.
 
     Args:
-        boxes: (K, 4) x1, y1, x2, y2; scores: (K,); classes: (K,) int64.
-        kind: "per_class": the lower of two boxes of a class goes if they overlap by more than
-            ``iou_threshold``; "class_agnostic": of any classes; "soft_linear" and
-            "soft_gaussian": its score falls instead, see :func:`soft_nms`; "none": all stay.
-        iou_threshold: of the first three.
-        sigma: of "soft_gaussian".
-        max_detections: stop after so many; negative for all.
+        boxes: (K, 4) x1, y1, x2, y2.
+        scores: (K,).
+        classes: (K,) int64.
+        nms_type: "per_class" removes the lower-scoring of two boxes of a class that overlap by
+            more than ``iou_threshold``; "class_agnostic" does so for boxes of any classes;
+            "soft_linear" and "soft_gaussian" reduce its score instead, see :func:`soft_nms`;
+            "none" keeps all boxes.
+        iou_threshold: threshold of the first three types.
+        sigma: sigma of "soft_gaussian".
+        max_detections: largest number of boxes returned; negative returns all.
 
     Returns:
-        Indices of the boxes kept, and their scores, by descending score.
+        Indices of the kept boxes, and their scores, by descending score.
 
     Raises:
-        ValueError: for another kind.
+        ValueError: for another type.
     """
-    if kind in ("per_class", "class_agnostic"):
-        groups = classes if kind == "per_class" else None
+    if nms_type in ("per_class", "class_agnostic"):
+        groups = classes if nms_type == "per_class" else None
         keep = _hard_nms(boxes, scores, groups, iou_threshold, max_detections)
-    elif kind == "none":
+    elif nms_type == "none":
         keep = scores.argsort(descending=True, stable=True)
-    elif kind in NMS_TYPES:
+    elif nms_type in NMS_TYPES:
         return soft_nms(
             boxes,
             scores,
             classes,
-            linear_threshold=iou_threshold if kind == "soft_linear" else None,
+            linear_threshold=iou_threshold if nms_type == "soft_linear" else None,
             sigma=sigma,
             max_detections=max_detections,
         )
     else:
-        raise ValueError(f"MODEL.FCOS.NMS_TYPE is {kind!r}, expected one of {', '.join(NMS_TYPES)}")
+        raise ValueError(
+            f"MODEL.FCOS.NMS_TYPE is {nms_type!r}, expected one of {', '.join(NMS_TYPES)}"
+        )
     if max_detections >= 0:
         keep = keep[:max_detections]
     return keep, scores[keep]
@@ -60,10 +65,10 @@ def suppress(
 def _hard_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float, limit: int
 ) -> Tensor:
-    """Indices kept, at least ``limit`` of them if there are so many.
+    """Indices of the boxes that NMS keeps, best first; the first ``limit`` are complete.
 
-    Whether a box stays depends on none of a lower score. So the best boxes are looked at alone as
-    long as they are enough.
+    A box is only suppressed by higher-scoring ones, so NMS runs on the top boxes first and widens
+    if too few survive.
     """
     order = scores.argsort(descending=True, stable=True)
     count = len(order) if limit < 0 else min(len(order), 4 * limit)
@@ -90,18 +95,19 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS within each class.
 
-    The best box is picked, the scores of those of its class fall with their IoU to it, and so on.
+    Picks the best box, reduces the scores of the boxes of its class by their IoU with it, and
+    repeats.
 
     Args:
-        boxes, scores, classes: as in :func:`suppress`.
+        boxes, scores, classes: as in :func:`apply_nms`.
         linear_threshold: multiply by ``1 - IoU`` above this IoU; ``None`` multiplies by
             ``exp(-IoU**2 / sigma)``.
-        sigma: of the latter; the smaller, the harder.
+        sigma: width of that Gaussian; a smaller one reduces scores more.
         min_score: boxes whose score falls below are dropped.
-        max_detections: how many to pick at the most; negative for all.
+        max_detections: largest number of boxes picked; negative picks all.
 
     Returns:
-        Indices in the order of picking, and scores, which fall.
+        Indices in the order of picking, and their reduced scores, descending.
     """
     scores = scores.clone()
     limit = len(scores) if max_detections < 0 else min(max_detections, len(scores))

@@ -1,41 +1,49 @@
 """From dense predictions to detections (FCOS paper, section 3.1, "Inference").
 
-The order is AdelaiDet's: threshold, per-level top-k, decoding, per-class NMS over all levels, the
-best detections. Clipping to the image and rescaling to its original size come last.
+The order is AdelaiDet's: threshold, per-level top-k, decoding, NMS over all levels, the best
+detections. Clipping to the image and rescaling to its original size come last.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from ..utils.device import to_device
-from .compat import Compat
-from .locations import Locations
-from .nms import suppress
+from .box_coder import BoxCoder, decode_boxes
+from .head import Predictions
+from .nms import apply_nms
 
-__all__ = ["PostprocessOptions", "decode_boxes", "detect_images", "rescale_detections"]
-
-DEFAULT_COMPAT = Compat()
+__all__ = [
+    "PostprocessOptions",
+    "boxes_for_nms",
+    "detect_images",
+    "final_scores",
+    "rank_scores",
+    "rescale_detections",
+]
 
 
 @dataclass(frozen=True)
 class PostprocessOptions:
-    """What turns scores into detections; the config key of each is in brackets.
+    """Options that turn scores into detections; the config key of each is in brackets.
 
     Attributes:
-        score_threshold: lowest candidate probability [INFERENCE_TH].
+        score_threshold: lowest class probability of a candidate [INFERENCE_TH].
         threshold_with_centerness: compare class x centerness probability with the threshold
-            instead of the class probability alone [THRESH_WITH_CTR].
+            instead of the class probability [THRESH_WITH_CTR].
         topk_per_level: candidates kept of each level [PRE_NMS_TOPK].
-        nms_threshold: IoU above which the lower of two boxes of a class goes [NMS_TH].
-        max_detections: of one image; negative for all [POST_NMS_TOPK].
-        nms_type: see :func:`~fcos_d2.modeling.nms.suppress` [NMS_TYPE].
-        soft_nms_sigma: of Gaussian soft-NMS [SOFT_NMS_SIGMA].
+        nms_threshold: IoU above which the lower-scoring box of a class is removed [NMS_TH].
+        max_detections: detections kept of one image; negative keeps all [POST_NMS_TOPK].
+        nms_type: see :func:`~fcos_d2.modeling.nms.apply_nms` [NMS_TYPE].
+        soft_nms_sigma: sigma of Gaussian soft-NMS [SOFT_NMS_SIGMA].
+        one_pixel_boxes, root_score_threshold, topk_by_class_score, product_scores,
+            clip_before_nms, keep_empty_boxes: conventions of other code bases; see
+            :class:`~fcos_d2.modeling.compat.Compat` [COMPAT].
     """
 
     score_threshold: float = 0.05
@@ -45,162 +53,231 @@ class PostprocessOptions:
     max_detections: int = 100
     nms_type: str = "per_class"
     soft_nms_sigma: float = 0.5
+    one_pixel_boxes: bool = False
+    root_score_threshold: bool = False
+    topk_by_class_score: bool = False
+    product_scores: bool = False
+    clip_before_nms: bool = False
+    keep_empty_boxes: bool = False
 
 
-def decode_boxes(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes around points.
+class _Candidates(NamedTuple):
+    """Candidates of all images, ordered by image.
 
-    Args:
-        points: (..., 2) x, y in pixels.
-        distances: (..., 4) left, top, right, bottom in pixels.
-
-    Returns:
-        (..., 4) x1, y1, x2, y2 in pixels.
+    Attributes:
+        image_index: (K,) int64.
+        points: (K, 2) locations x, y in pixels.
+        distances: (K, 4) ltrb distances in pixels.
+        classes: (K,) int64.
+        scores: (K,) product of class and quality probability.
     """
-    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+
+    image_index: Tensor
+    points: Tensor
+    distances: Tensor
+    classes: Tensor
+    scores: Tensor
 
 
+@torch.no_grad()
 def detect_images(
-    logits: Sequence[Tensor],
-    distances: Tensor,
-    quality: Tensor,
-    locations: Locations,
+    predictions: Predictions,
     image_sizes: Sequence[tuple[int, int]],
     options: PostprocessOptions,
-    compat: Compat = DEFAULT_COMPAT,
+    box_coder: BoxCoder,
 ) -> list[Instances]:
     """Detections of each image, in pixels of the network's input and best first.
 
     Args:
-        logits: L maps (N, C, H_l, W_l) of class logits.
-        distances: (N, P, 4) ltrb in pixels, not negative.
-        quality: (N, P) centerness (or IoU) logits.
-        locations: the P locations.
-        image_sizes: N times (height, width) of the image without padding.
+        predictions: dense predictions of N images.
+        image_sizes: N pairs (height, width) of the images without padding.
         options: see :class:`PostprocessOptions`.
-        compat: see :class:`Compat`.
+        box_coder: representation of the predicted boxes.
 
     Returns:
         N Instances with ``pred_boxes``, ``scores`` (sqrt of class x centerness probability),
         ``pred_classes`` and ``locations`` (K, 2). Boxes may leave the image;
         :func:`rescale_detections` clips them.
     """
-    image, point, classes, scores = _candidates(
-        logits, distances, quality, locations, options, compat
-    )
-    if not compat.product_scores:
-        scores = scores.sqrt()
-    points = locations.points[point]
-    boxes = decode_boxes(points, distances[image, point].float())
-    counts = image.bincount(minlength=len(image_sizes)).tolist()
-    parts = zip(*(x.split(counts) for x in (boxes, scores, classes, points)))
-    return [
-        _choose(*part, size, options, compat) for part, size in zip(parts, image_sizes, strict=True)
-    ]
+    found = _find_candidates(predictions, options, box_coder)
+    scores = final_scores(found.scores, options)
+    boxes = decode_boxes(found.points, found.distances)
+    counts = found.image_index.bincount(minlength=len(image_sizes)).tolist()
+    fields = (boxes, scores, found.classes, found.points)
+    parts = zip(image_sizes, *(x.split(counts) for x in fields), strict=True)
+    return [_select(options, *part) for part in parts]
 
 
-def _candidates(
-    logits: Sequence[Tensor],
-    distances: Tensor,
-    quality: Tensor,
-    locations: Locations,
-    options: PostprocessOptions,
-    compat: Compat,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(K,) image, point, class and product score above the threshold, at most top-k of each level.
+def rank_scores(
+    class_scores: Tensor, quality_scores: Tensor, options: PostprocessOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score rule before NMS, the same in PyTorch and in exported models.
 
-    Ordered by image. Few locations have a class that could pass, so scores are computed of no
-    others.
+    Args:
+        class_scores: class probabilities.
+        quality_scores: centerness or IoU probabilities, broadcast against ``class_scores``.
+        options: see :class:`PostprocessOptions`.
+
+    Returns:
+        Product of both; score that is compared with the threshold; score that ranks candidates
+        in the top-k.
     """
-    lowest = _lowest_logit(options, compat)
-    level, image, point, rows = _promising(logits, lowest)
-    row, classes = (rows > lowest).nonzero().unbind(1)
-    class_scores = rows[row, classes].float().sigmoid()
-    # NaN or infinite predictions, of a model that diverges, are no candidates.
-    quality = quality[image, point].float().sigmoid()
-    quality = quality.where(distances[image, point].isfinite().all(dim=1), math.nan)
-    scores = class_scores * quality[row]
-    tested = scores if options.threshold_with_centerness else class_scores
-    if compat.root_score_threshold:
-        tested = scores.sqrt()
-    passed = ((tested > options.score_threshold) & ~scores.isnan()).nonzero().squeeze(1)
-    row, classes, scores = row[passed], classes[passed], scores[passed]
-    ranked = class_scores[passed] if compat.topk_by_class_score else scores
-    groups = level * len(distances) + image
-    counts = groups[row].bincount(minlength=len(logits) * len(distances)).tolist()
-    chosen = _best_of_groups(ranked, counts, options.topk_per_level)
-    chosen = chosen[image[row[chosen]].argsort(stable=True)]
-    row = row[chosen]
-    return image[row], point[row], classes[chosen], scores[chosen]
+    product = class_scores * quality_scores
+    tested = product if options.threshold_with_centerness else class_scores
+    if options.root_score_threshold:
+        tested = product.sqrt()
+    ranked = class_scores if options.topk_by_class_score else product
+    return product, tested, ranked
 
 
-def _lowest_logit(options: PostprocessOptions, compat: Compat) -> float:
-    """Class logits below this fail every threshold, as no quality is above 1."""
-    lowest = options.score_threshold ** (2 if compat.root_score_threshold else 1)
+def final_scores(product: Tensor, options: PostprocessOptions) -> Tensor:
+    """Scores of detections from products of class and quality probability."""
+    return product if options.product_scores else product.sqrt()
+
+
+def boxes_for_nms(
+    boxes: Tensor, image_limits: Tensor, options: PostprocessOptions
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Box rule before NMS, the same in PyTorch and in exported models.
+
+    Args:
+        boxes: (..., 4) x1, y1, x2, y2 in pixels.
+        image_limits: width, height, width, height of the image, broadcast against ``boxes``.
+        options: see :class:`PostprocessOptions`.
+
+    Returns:
+        Boxes; boxes as NMS compares them; (...) bool mask of the boxes that may stay, or ``None``
+        if all may.
+    """
+    has_area = None
+    if options.clip_before_nms:
+        boxes = boxes.clamp(min=0).minimum(image_limits)
+        if not options.keep_empty_boxes:
+            has_area = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    nms_boxes = boxes
+    if options.one_pixel_boxes:
+        boxes = boxes.clamp(min=0).minimum(image_limits - 1)
+        nms_boxes = boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return boxes, nms_boxes, has_area
+
+
+def _find_candidates(
+    predictions: Predictions, options: PostprocessOptions, box_coder: BoxCoder
+) -> _Candidates:
+    """Candidates above the threshold, at most top-k of each level and image.
+
+    Scores are computed only where some class logit can pass the threshold.
+    """
+    lowest = _logit_threshold(options)
+    found = _prefilter(predictions, lowest)
+    row, classes = (found.logits > lowest).nonzero().unbind(1)
+    class_scores = found.logits[row, classes].float().sigmoid()
+    locations = predictions.locations
+    distances = box_coder.pixel_distances(
+        found.boxes, locations.strides[found.location_index, None]
+    )
+    # Drop NaN and infinite predictions (diverged model).
+    quality = found.quality.float().sigmoid()
+    quality = quality.where(distances.isfinite().all(dim=1), math.nan)
+    product, tested, ranked = rank_scores(class_scores, quality[row], options)
+    passed = ((tested > options.score_threshold) & ~product.isnan()).nonzero().squeeze(1)
+    row, classes, product, ranked = (x[passed] for x in (row, classes, product, ranked))
+    num_levels, num_images = len(predictions.logits), len(predictions.logits[0])
+    groups = found.level_index * num_images + found.image_index
+    counts = groups[row].bincount(minlength=num_levels * num_images).tolist()
+    best = _best_of_groups(ranked, counts, options.topk_per_level)
+    best = best[found.image_index[row[best]].argsort(stable=True)]
+    row = row[best]
+    return _Candidates(
+        image_index=found.image_index[row],
+        points=locations.points[found.location_index[row]],
+        distances=distances[row],
+        classes=classes[best],
+        scores=product[best],
+    )
+
+
+def _logit_threshold(options: PostprocessOptions) -> float:
+    """Class logit below which every threshold fails, because no quality exceeds 1."""
+    lowest = options.score_threshold ** (2 if options.root_score_threshold else 1)
     if lowest <= 0:
         return -math.inf
     return math.log(lowest / (1 - lowest)) - 1e-3 if lowest < 1 else math.inf
 
 
-def _promising(logits: Sequence[Tensor], lowest: float) -> tuple[Tensor, ...]:
-    """(R,) level, image and point of locations with a logit above ``lowest``, their (R, C) logits.
+class _Rows(NamedTuple):
+    """Predictions at R locations, ordered by level, then image, then location.
 
-    Ordered by level, then image, then point.
+    Attributes:
+        level_index, image_index, location_index: (R,) int64.
+        logits: (R, C).
+        boxes: (R, B) raw numbers.
+        quality: (R,) logits.
     """
-    best = [level.amax(dim=1).flatten() for level in logits]
+
+    level_index: Tensor
+    image_index: Tensor
+    location_index: Tensor
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor
+
+
+def _prefilter(predictions: Predictions, lowest: float) -> _Rows:
+    """Predictions at the locations that have a class logit above ``lowest``."""
+    best = [level.amax(dim=1).flatten() for level in predictions.logits]
     index = (torch.cat(best) > lowest).nonzero().squeeze(1)
     ends = to_device(torch.tensor([len(x) for x in best]).cumsum(0), index.device)
-    level = torch.bucketize(index, ends, right=True)
-    counts = level.bincount(minlength=len(best)).tolist()
-    images, points, rows, before, start = [], [], [], 0, 0
-    for each, part in zip(logits, index.split(counts), strict=True):
-        size = each.shape[2] * each.shape[3]
+    level_index = torch.bucketize(index, ends, right=True)
+    counts = level_index.bincount(minlength=len(best)).tolist()
+    parts, before, start = [], 0, 0
+    levels = zip(predictions.logits, predictions.boxes, predictions.quality, strict=True)
+    for maps, part in zip(levels, index.split(counts), strict=True):
+        num_images, _, height, width = maps[0].shape
+        size = height * width
         image = torch.div(part - before, size, rounding_mode="floor")
         cell = part - before - image * size
-        images.append(image)
-        points.append(cell + start)
-        rows.append(each.flatten(2)[image, :, cell])
-        before, start = before + len(each) * size, start + size
-    return level, torch.cat(images), torch.cat(points), torch.cat(rows)
+        rows = [m.flatten(2)[image, :, cell] for m in maps]
+        parts.append((image, cell + start, *rows))
+        before, start = before + num_images * size, start + size
+    image, location, logits, boxes, quality = (torch.cat(x) for x in zip(*parts, strict=True))
+    return _Rows(level_index, image, location, logits, boxes, quality[:, 0])
 
 
 def _best_of_groups(ranked: Tensor, counts: Sequence[int], limit: int) -> Tensor:
-    """Indices of the ``limit`` highest of each group; groups follow each other."""
-    chosen, start = [], 0
+    """Indices of the ``limit`` highest values of each group; groups follow each other."""
+    best, start = [], 0
     for values in ranked.split(list(counts)):
         if len(values) > limit:
-            chosen.append(values.topk(limit, sorted=False).indices + start)
+            best.append(values.topk(limit, sorted=False).indices + start)
         else:
-            chosen.append(torch.arange(start, start + len(values), device=ranked.device))
+            best.append(torch.arange(start, start + len(values), device=ranked.device))
         start += len(values)
-    return torch.cat(chosen)
+    return torch.cat(best)
 
 
-def _choose(
+def _select(
+    options: PostprocessOptions,
+    image_size: tuple[int, int],
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
     points: Tensor,
-    image_size: tuple[int, int],
-    options: PostprocessOptions,
-    compat: Compat,
 ) -> Instances:
     """Detections among the candidates of one image."""
+    height, width = image_size
     nms_boxes = boxes
-    if compat.clip_before_nms:
-        nms_boxes = boxes = clip_boxes_to_image(boxes, image_size)
-        if not compat.keep_empty_boxes:
-            full = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-            boxes, scores, classes, points = (x[full] for x in (boxes, scores, classes, points))
-            nms_boxes = boxes
-    if compat.one_pixel_boxes:
-        boxes = clip_boxes_to_image(boxes, (image_size[0] - 1, image_size[1] - 1))
-        nms_boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
-    keep, kept_scores = suppress(
+    if options.clip_before_nms or options.one_pixel_boxes:
+        limits = boxes.new_tensor([width, height, width, height])
+        boxes, nms_boxes, may_stay = boxes_for_nms(boxes, limits, options)
+        if may_stay is not None:
+            fields = (boxes, nms_boxes, scores, classes, points)
+            boxes, nms_boxes, scores, classes, points = (x[may_stay] for x in fields)
+    keep, kept_scores = apply_nms(
         nms_boxes,
         scores,
         classes,
-        kind=options.nms_type,
+        nms_type=options.nms_type,
         iou_threshold=options.nms_threshold,
         sigma=options.soft_nms_sigma,
         max_detections=options.max_detections,
@@ -215,22 +292,25 @@ def _choose(
 
 
 def rescale_detections(
-    detections: Instances, height: int, width: int, compat: Compat = DEFAULT_COMPAT
+    detections: Instances,
+    height: int,
+    width: int,
+    options: PostprocessOptions = PostprocessOptions(),
 ) -> Instances:
-    """Detections in the coordinates of the original image, clipped to it, empty boxes dropped.
+    """Detections in the coordinates of the original image, clipped to it, without empty boxes.
 
-    Does what detectron2's ``detector_postprocess`` does to boxes, without changing its input.
+    Does to boxes what detectron2's ``detector_postprocess`` does, without changing its input.
 
     Args:
-        detections: of :func:`detect_images`.
-        height, width: size wanted, in pixels.
-        compat: with ``one_pixel_boxes`` the returned boxes end one pixel later, so that they mean
-            the same area in detectron2's convention; ``keep_empty_boxes`` drops none.
+        detections: result of :func:`detect_images` for one image.
+        height, width: size of the original image, in pixels.
+        options: with ``one_pixel_boxes`` the returned boxes end one pixel later, so that they
+            mean the same area in detectron2's convention; ``keep_empty_boxes`` drops none.
     """
     scale_y, scale_x = height / detections.image_size[0], width / detections.image_size[1]
     boxes = detections.pred_boxes.clone()
     boxes.scale(scale_x, scale_y)
-    if compat.one_pixel_boxes:
+    if options.one_pixel_boxes:
         boxes.tensor[:, 2:] += 1
     boxes.clip((height, width))
     fields = {**detections.get_fields(), "pred_boxes": boxes}
@@ -239,4 +319,4 @@ def rescale_detections(
             [scale_x, scale_y]
         )
     result = Instances((height, width), **fields)
-    return result if compat.keep_empty_boxes else result[boxes.nonempty()]
+    return result if options.keep_empty_boxes else result[boxes.nonempty()]

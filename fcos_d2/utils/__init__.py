@@ -1,0 +1,1 @@
+"""Devices, files, drawing: no knowledge of FCOS."""

@@ -1,4 +1,4 @@
-"""Where tensors live and how precisely networks compute."""
+"""Devices, precision of computation, and non-blocking host-device copies."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -50,7 +50,7 @@ def check_precision(precision: str, device: torch.device, key: str = "precision"
     """
     precision = parse_precision(precision, key)
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError(f"{key} fp16 needs a GPU; on the CPU set it to bf16 or fp32")
+        raise ValueError(f"{key} fp16 does not work on the CPU: take bf16 or fp32, or a GPU")
     return precision
 
 
@@ -85,17 +85,17 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor.to(device)``; to a GPU from memory that it can read by itself."""
+    """Copy to ``device``; to a GPU from pinned memory, without waiting for it."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class HostCopy:
-    """A tensor on its way to the host.
+    """Non-blocking copy of a tensor to the host.
 
     Args:
-        tensor: on any device, without gradient.
+        tensor: tensor on any device, without gradient.
     """
 
     def __init__(self, tensor: Tensor):
@@ -106,7 +106,7 @@ class HostCopy:
             self._event.record(torch.cuda.current_stream(tensor.device))
 
     def get(self) -> Tensor:
-        """The copy; waits for the work that was given to the GPU before it, and for no later."""
+        """The copy; waits only for work that was queued on the GPU before it."""
         if self._event is not None:
             self._event.synchronize()
         return self._copy

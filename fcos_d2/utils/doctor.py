@@ -1,27 +1,28 @@
-"""What a bug report needs, and pairs of versions that are known not to work together."""
+"""Facts about machine and installation, and pairs of versions that do not work together."""
 
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 
 import torch
 from tabulate import tabulate
 
-__all__ = ["installed_versions", "known_problems", "report"]
+__all__ = ["installed_versions", "known_problems", "machine_facts", "peak_memory_mib", "report"]
 
 _PACKAGES = (
     *("torch", "torchvision", "detectron2", "fvcore", "iopath", "pycocotools", "numpy", "pillow"),
     *("opencv-python", "opencv-python-headless", "timm", "matplotlib", "onnx", "onnxruntime"),
     "setuptools",
 )
-# Other names that a package is installed under.
+# Other distributions that install the same package.
 _ALIASES = {"detectron2": ("sal-detectron2",)}
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of every package that matters; "" for those not installed."""
+    """Versions of all packages that matter here; "" for a package that is not installed."""
     versions = {}
     for name in _PACKAGES:
         versions[name] = ""
@@ -35,10 +36,13 @@ def installed_versions() -> dict[str, str]:
 
 
 def known_problems(versions: Mapping[str, str]) -> list[str]:
-    """A sentence with the fix for each pair of versions that is known to fail.
+    """Find versions that are known to fail.
 
     Args:
-        versions: as :func:`installed_versions` gives them.
+        versions: see :func:`installed_versions`.
+
+    Returns:
+        One sentence for each problem, with its fix.
     """
     problems = []
     if not versions.get("detectron2"):
@@ -62,25 +66,60 @@ def known_problems(versions: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def report(about: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The block for a bug report, and the problems found.
+def report(first_rows: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Format a table for a bug report.
 
     Args:
-        about: rows about fcos_d2 itself, which come first.
+        first_rows: rows about fcos_d2 itself.
+
+    Returns:
+        The table, and the known problems of this installation.
     """
     versions = installed_versions()
     problems = known_problems(versions)
     rows = [
-        *about.items(),
+        *first_rows.items(),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("system", platform.platform()),
         *((name, version or "not installed") for name, version in versions.items()),
         ("detectron2's operators", _compiled_operators()),
         ("devices", _devices()),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
-        ("data sets", os.environ.get("DETECTRON2_DATASETS", "datasets (DETECTRON2_DATASETS)")),
+        ("datasets", os.environ.get("DETECTRON2_DATASETS", "datasets (DETECTRON2_DATASETS)")),
     ]
     return tabulate(rows, tablefmt="plain"), problems
+
+
+def machine_facts(device: torch.device) -> dict[str, str | int]:
+    """Hardware and settings that decide how fast ``device`` computes."""
+    facts: dict[str, str | int] = {
+        "device": str(device),
+        "CPU": _cpu_name(),
+        "CPU cores": os.cpu_count() or 0,
+        "torch threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        facts |= {"GPU": torch.cuda.get_device_name(device), "CUDA": torch.version.cuda or ""}
+    return facts | {"torch": torch.__version__}
+
+
+def peak_memory_mib() -> int | None:
+    """Largest resident memory of this process so far, in MiB; None where it is unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if platform.system() == "Darwin" else 2**10))
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            match = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def _major(versions: Mapping[str, str], name: str) -> int:
@@ -89,7 +128,7 @@ def _major(versions: Mapping[str, str], name: str) -> int:
 
 
 def _fits(torch_version: str, vision: str) -> bool:
-    """torchvision 0.(n + 15) belongs to torch 2.n."""
+    """True unless the versions are known not to belong together: torch 2.n, 0.(n + 15)."""
     try:
         major, minor = (int(x) for x in torch_version.split("+")[0].split(".")[:2])
         vision_minor = int(vision.split(".")[1])

@@ -1,4 +1,4 @@
-"""Registering beside other projects that may own the same name."""
+"""Registration beside other projects that may use the same names."""
 
 import logging
 

@@ -2,12 +2,13 @@ import logging
 import math
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
 
 import fcos_d2
 from fcos_d2.checkpoint import FCOSCheckpointer
@@ -69,6 +70,20 @@ def test_another_architecture_is_refused_with_names_of_both(tmp_path):
     path = save({"layer1.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"another architecture.*layer1\.weight.*backbone\."):
         FCOSCheckpointer(tiny_fcos()).load(path)
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_checkpoints_stay(tmp_path, monkeypatch):
+    checkpointer = FCOSCheckpointer(tiny_fcos(), str(tmp_path))
+    checkpointer.save("model_final")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process removes nothing
+    monkeypatch.setattr(torch, "save", lambda data, file: file.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpointer.save("model_0000001")
+    monkeypatch.undo()
+    expected = {"model_final.pth", "last_checkpoint"}
+    assert len(set(os.listdir(tmp_path)) - expected) == 1
+    checkpointer.remove_unfinished()
+    assert set(os.listdir(tmp_path)) == expected
 
 
 class Malicious:

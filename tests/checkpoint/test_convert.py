@@ -1,16 +1,16 @@
-"""Conversion from files: what is recognised, what is refused, and what each format needs."""
+"""Conversion from files: recognized and refused files, and the needs of each format."""
 
 import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
 from support.recipes import key_lists
 
 import fcos_d2
 from fcos_d2 import cli
 from fcos_d2.checkpoint import FCOSCheckpointer
-from fcos_d2.checkpoint.convert import FORMATS, convert, to_ours
+from fcos_d2.checkpoint.convert import FORMATS, convert, convert_names
 
 KEYS = key_lists()
 MOBILENET = "FCOS_syncbn_bs32_c128_MNV2_FPN_1x.pth"
@@ -128,9 +128,9 @@ def test_an_official_config_of_ones_own_is_read(tmp_path, mobilenet, caplog):
     cfg.merge_from_file(made.config)
     fcos = cfg.MODEL.FCOS
     assert (fcos.NUM_CLASSES, fcos.CENTER_SAMPLE, fcos.POS_RADIUS) == (3, True, 1.5)
-    assert (fcos.LOC_LOSS_TYPE, fcos.NORM_REG_TARGETS, fcos.CENTERNESS_ON_REG) == (
+    assert (fcos.LOC_LOSS_TYPE, fcos.BOX_REPRESENTATION, fcos.CENTERNESS_ON_REG) == (
         "giou",
-        True,
+        "ltrb_relu",
         False,
     )
     assert fcos.INFERENCE_TH_TEST == fcos.INFERENCE_TH_TRAIN == 0.1
@@ -197,7 +197,7 @@ def test_torchvisions_channels_become_cocos_classes():
     channel = torch.arange(91.0)
     state["head.classification_head.cls_logits.bias"] = channel
     state["head.classification_head.cls_logits.weight"] += channel.view(-1, 1, 1, 1)
-    ours = to_ours(state, FORMATS["torchvision"])
+    ours = convert_names(state, FORMATS["torchvision"])
     holes = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     expected = [float(i) for i in range(91) if i not in holes]
     assert ours["head.cls_logits.bias"].tolist() == expected and len(expected) == 80
@@ -210,7 +210,7 @@ def test_official_variances_lose_the_eps_that_ours_add():
         "backbone.body.features.0.1.running_var": torch.tensor([1.0]),
         "backbone.body.features.0.1.num_batches_tracked": torch.tensor(3),
     }
-    ours = to_ours(state, FORMATS["official"])
+    ours = convert_names(state, FORMATS["official"])
     exact = torch.tensor([1.0, 0.5]) - 1e-5
     assert torch.equal(ours["backbone.bottom_up.stem.conv1.norm.running_var"], exact)
     assert ours["backbone.bottom_up.model.bn1.running_var"].item() == 1.0
@@ -231,7 +231,7 @@ def test_mmdetections_towers_without_bias_and_with_deformable_convolution():
         "neck.fpn_convs.4.conv.bias": torch.ones(8),
         "neck.lateral_convs.0.conv.bias": torch.ones(8),
     }
-    ours = to_ours(state, FORMATS["mmdet"])
+    ours = convert_names(state, FORMATS["mmdet"])
     assert {k: tuple(v.shape) for k, v in ours.items()} == {
         "head.cls_tower.0.weight": (4, 4, 3, 3),
         "head.cls_tower.0.bias": (4,),
@@ -256,7 +256,7 @@ def test_detectron2s_batch_norms_share_their_weights_between_levels():
         "head.cls_subnet.1.bias": torch.tensor([3.0]),
         **{f"head.cls_subnet.1.{i}.running_mean": torch.tensor([float(i)]) for i in range(2)},
     }
-    ours = to_ours(state, FORMATS["detectron2"])
+    ours = convert_names(state, FORMATS["detectron2"])
     assert {k: v.item() for k, v in ours.items()} == {
         f"head.cls_tower.1.{i}.{name}": value
         for i in range(2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
-from support.helpers import ground_truth
+from support.inputs import ground_truth
 
 import fcos_d2
 from fcos_d2 import model_zoo
@@ -31,8 +31,8 @@ def test_every_published_model_has_a_config_and_the_other_way_round():
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: p.config)
 def test_conventions_are_those_of_the_origin(published):
-    cfg, form = config(published.config), FORMATS[published.origin]
-    assert Compat(**{k.lower(): v for k, v in cfg.MODEL.FCOS.COMPAT.items()}) == form.compat
+    cfg, foreign = config(published.config), FORMATS[published.origin]
+    assert Compat(**{k.lower(): v for k, v in cfg.MODEL.FCOS.COMPAT.items()}) == foreign.compat
     assert published.config.startswith(published.origin + "/")
 
 

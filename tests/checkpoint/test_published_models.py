@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
-from support.helpers import check_same, error, flat, golden, ground_truth
+from support.compare import check_same, error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import flat
 from support.recipes import hashed_recipe, key_lists, sorted_recipe
 from torchvision.ops import batched_nms
 
@@ -15,10 +17,10 @@ from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.checkpoint.convert import (
     FORMATS,
     convert,
+    convert_names,
     detect_format,
-    fit_names,
-    tensors_that_do_not_fit,
-    to_ours,
+    list_mismatches,
+    match_counters,
 )
 
 KEYS = key_lists()
@@ -40,8 +42,8 @@ def config_of(published):
 def test_every_published_model_converts_completely(published):
     keys = KEYS[published]
     state = {k: torch.empty(v, device="meta") for k, v in keys.items()}
-    form = detect_format(state)
-    assert form.name == FOLDERS.get(published.split("/")[0], published.split("/")[0])
+    foreign = detect_format(state)
+    assert foreign.name == FOLDERS.get(published.split("/")[0], published.split("/")[0])
     cfg = fcos_d2.get_cfg()
     cfg.merge_from_file(fcos_d2.get_config_file(config_of(published)))
     cfg.MODEL.DEVICE = "meta"  # shapes without values
@@ -49,8 +51,8 @@ def test_every_published_model_converts_completely(published):
         cfg.MODEL.FCOS.NUM_CLASSES = 7
     with torch.device("meta"):
         own = build_model(cfg).state_dict()
-    state = fit_names(to_ours(state, form), own)
-    assert tensors_that_do_not_fit(state, own) == []
+    state = match_counters(convert_names(state, foreign), own)
+    assert list_mismatches(state, own) == []
 
 
 def test_all_published_key_lists_are_there():
@@ -124,7 +126,7 @@ def inputs_of(case):
     for i in range(len([k for k in case if k.startswith("image")])):
         image = case[f"image{i}"]
         size = tuple(case["output_hw"][i].tolist()) if "output_hw" in case else image.shape[1:]
-        if f"resized{i}" in case:  # the original resized and normalised it: undo the latter
+        if f"resized{i}" in case:  # the original resized and normalized it: undo the normalization
             mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
             image = (case[f"resized{i}"] * std + mean) * 255
         inputs.append({"image": image, "height": size[0], "width": size[1]})
@@ -135,24 +137,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
-def test_dense_predictions_equal_the_original(converted, monkeypatch):
+def test_dense_predictions_equal_the_original(converted):
     name, _, model = converted
     cases = [c for c in golden("models") if c.startswith(name)]
     assert cases
     for case in (golden("models")[c] for c in cases):
-        seen = {}
-
-        def look(logits, distances, quality, locations, sizes, seen=seen):
-            strides = locations.strides[:, None]
-            # The official head leaves its eval mode in pixels.
-            pixels = "official" in name and model.head.norm_reg_targets
-            distances = flat(distances) * (strides if pixels else 1)
-            seen.update(logits=flat(logits), distances=distances, quality=flat(quality))
-            return [Instances(size) for size in sizes]
-
-        monkeypatch.setattr(model, "inference", look)
-        monkeypatch.setattr(model, "_rescale", lambda detections, inputs: detections)
-        model(inputs_of(case))
+        found = model.predict(model.preprocess_image(inputs_of(case)).tensor)
+        coder, strides = model.head.box_coder, found.locations.strides[:, None]
+        distances = coder.distances(flat(found.boxes))
+        if "official" in name and coder.in_strides:  # theirs leave the head in pixels
+            distances = distances * strides
+        seen = {
+            "logits": flat(found.logits),
+            "distances": distances,
+            "quality": flat(found.quality),
+        }
         for key, ours in seen.items():
             theirs = case[key].relu() if name == "detectron2_fcos" and key[0] == "d" else case[key]
             assert error(ours, theirs) <= WIDER.get(name, TOLERANCE), key
@@ -167,7 +166,7 @@ def test_detections_equal_the_original(converted, monkeypatch):
         outputs = model(inputs_of(case))
         for i, output in enumerate(outputs):
             found = output["instances"]
-            if model.compat.one_pixel_boxes:  # theirs end at the last pixel, ours behind it
+            if model.postprocess.one_pixel_boxes:  # theirs end at the last pixel, ours behind it
                 found.pred_boxes.tensor[:, 2:] -= 1
             check_same(found, *(case[f"{k}{i}"] for k in ("boxes", "scores", "classes")))
 

@@ -11,7 +11,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.meta_arch import fcos as detectron2_fcos
 from PIL import Image
-from support.helpers import check_same
+from support.compare import check_same
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
@@ -21,7 +21,7 @@ import fcos_d2
 from fcos_d2.checkpoint import FCOSCheckpointer
 from fcos_d2.checkpoint.convert import convert
 
-PICTURE = Path(__file__).parents[2] / "docs" / "quickstart_detections.png"
+IMAGE = Path(__file__).parents[2] / "docs" / "quickstart_detections.png"
 # Sizes that are not multiples of 128: torchvision's grid differs from ours there.
 CROPS = [(0, 0, 260, 190), (150, 100, 350, 340)]
 
@@ -29,8 +29,8 @@ CROPS = [(0, 0, 260, 190), (150, 100, 350, 340)]
 @pytest.fixture(scope="module")
 def photographs():
     """(3, H, W) uint8, RGB."""
-    picture = Image.open(PICTURE).convert("RGB")
-    crops = [np.asarray(picture.crop(box)) for box in CROPS]
+    image = Image.open(IMAGE).convert("RGB")
+    crops = [np.asarray(image.crop(box)) for box in CROPS]
     return [torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in crops]
 
 
@@ -86,7 +86,7 @@ def test_torchvision(photographs, tmp_path):
             backbone,
             num_classes=5,
             anchor_generator=AnchorGenerator(sizes, ((1.0,),) * 5),
-            min_size=1,  # their resizing does nothing to each of the pictures
+            min_size=1,  # set for each image, so that torchvision does not resize it
             max_size=10_000,
         )
     )

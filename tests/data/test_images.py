@@ -15,21 +15,21 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-def encoded(image, form="PNG", **options):
+def encoded(image, file_format="PNG", **options):
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def test_a_path_its_bytes_and_a_pil_image_are_the_same_picture(tmp_path):
+def test_a_path_its_bytes_and_a_pil_image_give_equal_pixels(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    for picture in (
+    for image in (
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
         (tmp_path / "a.png").read_bytes(),
         Image.fromarray(RGB),
     ):
-        assert np.array_equal(read_rgb(picture), RGB)
+        assert np.array_equal(read_rgb(image), RGB)
 
 
 def test_arrays_are_bgr_and_tensors_rgb():
@@ -40,15 +40,15 @@ def test_arrays_are_bgr_and_tensors_rgb():
 def test_gray_repeats_in_three_channels():
     gray = RGB[..., 0]
     expected = np.stack([gray] * 3, axis=2)
-    for picture in (gray, gray[..., None], Image.fromarray(gray), encoded(Image.fromarray(gray))):
-        assert np.array_equal(read_rgb(picture), expected)
+    for image in (gray, gray[..., None], Image.fromarray(gray), encoded(Image.fromarray(gray))):
+        assert np.array_equal(read_rgb(image), expected)
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_over_their_full_range_and_not_clipped(form):
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_over_their_full_range_and_not_clipped(file_format):
     gray = np.array([[0, 257, 255, 32896, 65535]], dtype=np.uint16)
     expected = [0, 1, 1, 128, 255]
-    assert read_rgb(encoded(Image.fromarray(gray), form))[0, :, 1].tolist() == expected
+    assert read_rgb(encoded(Image.fromarray(gray), file_format))[0, :, 1].tolist() == expected
     assert read_rgb(gray)[0, :, 1].tolist() == expected
 
 
@@ -59,7 +59,7 @@ def test_floats_from_0_to_1_are_scaled_and_others_refused():
         read_rgb(Image.fromarray(floats * 300))
 
 
-def test_palette_alpha_and_cmyk_become_the_colours_they_stand_for():
+def test_palette_alpha_and_cmyk_become_their_rgb_colors():
     red = np.full((4, 4, 3), (255, 0, 0), dtype=np.uint8)
     image = Image.fromarray(red)
     for other in (image.quantize(4), image.convert("RGBA"), image.convert("CMYK")):
@@ -94,7 +94,7 @@ def test_damaged_files_are_named_with_the_reason(tmp_path):
     broken_png[41:60] = bytes(19)  # where the compressed pixels start
     for name, content, reason in (
         ("cut.jpg", cut, "truncated"),
-        ("text.jpg", b"no picture", "no picture in a known format"),
+        ("text.jpg", b"not an image", "not an image in a known format"),
         ("empty.png", b"", "empty"),
         ("broken.png", bytes(broken_png), ": ."),
     ):
@@ -105,7 +105,7 @@ def test_damaged_files_are_named_with_the_reason(tmp_path):
         read_rgb(tmp_path / "missing.png")
 
 
-def test_a_picture_that_claims_to_be_huge_is_refused_with_the_way_out():
+def test_a_header_with_a_huge_size_is_refused_with_advice():
     header = bytearray(encoded(Image.new("L", (1, 1))))
     header[16:24] = struct.pack(">II", 60000, 60000)
     header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
@@ -114,7 +114,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused_with_the_way_out():
 
 
 @pytest.mark.parametrize(
-    ("picture", "text"),
+    ("image", "text"),
     [
         (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\).*\(H, W, 3\)"),
         (np.zeros((4, 4, 3), np.float32), "float32.*uint8"),
@@ -124,13 +124,13 @@ def test_a_picture_that_claims_to_be_huge_is_refused_with_the_way_out():
         (torch.zeros(3, 4, 4), "torch.float32.*torch.uint8"),
     ],
 )
-def test_arrays_and_tensors_of_other_shapes_or_types_are_refused(picture, text):
+def test_arrays_and_tensors_of_other_shapes_or_types_are_refused(image, text):
     with pytest.raises(ValueError, match=text):
-        read_rgb(picture)
+        read_rgb(image)
 
 
-def test_what_is_no_picture_at_all_is_a_type_error():
-    with pytest.raises(TypeError, match="a dict is no picture"):
+def test_objects_of_other_types_are_a_type_error():
+    with pytest.raises(TypeError, match="a dict is not an image"):
         read_rgb({})
 
 

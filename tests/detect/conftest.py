@@ -2,32 +2,19 @@ import io
 
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
 from PIL import Image
+from support.model_folders import tiny_cfg, tiny_model, write_model_folder
 from support.photos import noise
-from support.tiny import tiny_overrides
 
-import fcos_d2
 from fcos_d2.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder like one that training leaves, of a random model with strong detections."""
+    """Folder of a random model with strong detections."""
+    cfg = tiny_cfg()
     folder = tmp_path_factory.mktemp("model")
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
-    cfg.merge_from_list(tiny_overrides("unused", **{"INPUT.MAX_SIZE_TEST": 100}))
-    torch.manual_seed(0)
-    net = build_model(cfg)
-    for conv in (net.head.cls_logits, net.head.bbox_pred):
-        torch.nn.init.normal_(conv.weight, std=0.2)
-    (folder / "config.yaml").write_text(cfg.dump())
-    names = ["cat", "dog", "owl"]
-    checkpoint = {"model": net.state_dict(), "class_names": names}
-    torch.save(checkpoint, folder / "model_final.pth")
-    return folder
+    return write_model_folder(folder, cfg, tiny_model(cfg), class_names=["cat", "dog", "owl"])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +24,7 @@ def predictor(model):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Six pictures, two broken ones, and a text that is none of our business."""
+    """Six images, two broken images, and files that are not images."""
     folder = tmp_path / "photos"
     (folder / "below").mkdir(parents=True)
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""Cameras, whose part an object plays that gives frames like ``cv2.VideoCapture``."""
+"""Cameras, simulated by an object with the interface of ``cv2.VideoCapture``."""
 
 import itertools
 import json
@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from support.photos import lines_of, read_video, run
 
-from fcos_d2.detect.sources import find_sources
+from fcos_d2.detect.sources import find_inputs
 
 cv2 = pytest.importorskip("cv2")
 
 
 class Camera:
-    """Frames of one colour each.
+    """Frames of one color each.
 
     Args:
-        frames: how many there are before it is unplugged.
-        opens: whether it can be opened.
-        interrupt_at: frame at whose reading the user presses Ctrl-C.
-        pause: seconds that it takes to give a frame.
+        frames: number of frames before the camera is unplugged.
+        opens: False for a camera that cannot be opened.
+        interrupt_at: index of the frame during which the user presses Ctrl-C.
+        pause: seconds before each frame.
     """
 
     def __init__(self, frames=1000, opens=True, interrupt_at=None, pause=0.0):
@@ -126,7 +126,7 @@ def test_each_run_replaces_what_a_camera_gave_before(plug_in, photos, model, tmp
     ("options", "said"),
     [
         ({"opens": False}, "camera:1 cannot be opened: is it plugged in"),
-        ({"frames": 0}, "camera:1 gives no pictures: does another program use it?"),
+        ({"frames": 0}, "camera:1 gives no images: does another program use it?"),
     ],
 )
 def test_a_camera_that_does_not_work_is_explained(plug_in, model, tmp_path, capsys, options, said):
@@ -140,14 +140,18 @@ def test_an_unplugged_camera_leaves_what_it_gave(plug_in, model, tmp_path, capsy
     plug_in(frames=4)
     assert run("camera:0", model, tmp_path) == 0
     assert len(lines_of(tmp_path)) == 4
-    assert "camera:0: no more pictures after 4 frames" in capsys.readouterr().err
+    assert "camera:0: no more images after 4 frames" in capsys.readouterr().err
 
 
 def test_a_number_is_a_camera_unless_a_file_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "1").write_bytes(b"x")
-    sources, problems = find_sources(["0", "camera:0", "1", "camera:1", "camera:front"])
-    assert [(s.name, s.camera) for s in sources] == [("1", None), ("camera0", 0), ("camera1", 1)]
+    files, problems = find_inputs(["0", "camera:0", "1", "camera:1", "camera:front"])
+    assert [(file.name, file.camera) for file in files] == [
+        ("1", None),
+        ("camera0", 0),
+        ("camera1", 1),
+    ]
     assert problems == ["camera:front: no such camera: give its number, such as camera:0"]
 
 

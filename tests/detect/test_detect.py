@@ -9,9 +9,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from support.photos import GOOD, contents, lines_of, noise, run
 
-from fcos_d2.detect import run as detect
-from fcos_d2.detect.run import run_detection
-from fcos_d2.detect.sources import find_sources
+from fcos_d2.detect import DetectOptions, run_detection
+from fcos_d2.detect.sources import find_inputs
 from fcos_d2.inference.predictor import Predictor
 
 
@@ -21,7 +20,7 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     errors = captured.err.splitlines()
     assert len(errors) == 2
     assert "cut.jpg cannot be read: image file is truncated" in errors[0]
-    assert "text.jpg cannot be read: it is no picture" in errors[1]
+    assert "text.jpg cannot be read: not an image" in errors[1]
     assert "6 images" in captured.out
     assert "2 failures" in captured.out
 
@@ -31,9 +30,9 @@ def test_good_files_give_results_and_broken_ones_a_reason(photos, model, tmp_pat
     assert sorted(p.relative_to(drawn).as_posix() for p in drawn.rglob("*.*")) == GOOD
     photo = next(line for line in lines if line["file"] == "photo.jpg")
     assert photo["image_size"] == [90, 40]  # upright
-    with Image.open(drawn / "photo.jpg") as picture:
-        assert picture.size == (40, 90)
-        assert not picture.getexif()
+    with Image.open(drawn / "photo.jpg") as drawn_image:
+        assert drawn_image.size == (40, 90)
+        assert not drawn_image.getexif()
     found = Predictor.from_pretrained(model, device="cpu", score_threshold=0.3)
     assert photo["boxes"] == found(photos / "photo.jpg").to_dict()["boxes"] != []
     assert min(score for line in lines for score in line["scores"]) >= 0.3
@@ -54,7 +53,7 @@ def test_the_network_is_compiled_when_asked(photos, model, tmp_path, monkeypatch
     assert fast["boxes"] == plain["boxes"] != []
 
 
-def test_a_picture_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
+def test_an_image_gives_the_same_boxes_in_every_lossless_form(model, tmp_path):
     folder = tmp_path / "forms"
     folder.mkdir()
     upright = np.repeat(noise(60, 80)[..., :1] // 64 * 64, 3, axis=2)  # gray of four shades
@@ -110,7 +109,7 @@ def test_all_fine_is_status_0_and_nothing_usable_2(photos, model, tmp_path, caps
     assert json.loads((tmp_path / "b" / "detections.json").read_text()) == []
     (tmp_path / "nothing").mkdir()
     assert run(tmp_path / "nothing", model, tmp_path / "c") == 2
-    assert "no pictures or videos in this folder" in capsys.readouterr().err
+    assert "no images or videos in this folder" in capsys.readouterr().err
     assert run(photos / "plain.png", tmp_path / "nothing", tmp_path / "c") == 2
     assert "no config.yaml" in capsys.readouterr().err
 
@@ -121,7 +120,7 @@ def test_all_fine_is_status_0_and_nothing_usable_2(photos, model, tmp_path, caps
         (["--format", "xml"], "unknown format 'xml', expected some of json"),
         (["--threshold", "30"], "threshold must be from 0 to 1"),
         (["--batch-size", "0"], "batch size must be at least 1"),
-        (["--precision", "fp16"], "fp16 does not work on the CPU"),
+        (["--precision", "fp16"], "precision fp16 does not work on the CPU"),
         (["--classes", "cat,dgo"], "no class 'dgo'; nearest: dog"),
         (["--weights", "missing.pth"], "no file 'missing.pth'"),
     ],
@@ -142,12 +141,12 @@ def test_only_the_classes_asked_for_are_kept(photos, model, tmp_path):
     assert two["boxes"] == kept
 
 
-def test_without_pictures_none_are_drawn(photos, model, tmp_path):
+def test_no_pictures_draws_nothing(photos, model, tmp_path):
     run(photos, model, tmp_path / "out", "--no-pictures", "--format", "jsonl")
     assert list(contents(tmp_path / "out")) == ["detections.jsonl"]
 
 
-def test_drawn_pictures_are_no_input_of_the_next_run(photos, model):
+def test_drawn_images_are_not_inputs_of_the_next_run(photos, model):
     run(photos, model, photos)
     before = contents(photos)
     run(photos, model, photos)
@@ -155,19 +154,12 @@ def test_drawn_pictures_are_no_input_of_the_next_run(photos, model):
     assert len(lines_of(photos)) == 6
 
 
-def test_a_picture_that_cannot_be_saved_fails_alone(photos, predictor, tmp_path, monkeypatch):
-    save = detect.save_picture
-
-    def fail_once(picture, path):
-        if path.name == "gray.png":
-            raise OSError("encoder error")
-        save(picture, path)
-
-    monkeypatch.setattr(detect, "save_picture", fail_once)
-    sources, _ = find_sources([str(photos / name) for name in GOOD])
-    summary = run_detection(predictor, sources, tmp_path, batch_size=2)
+def test_an_image_that_cannot_be_saved_does_not_affect_others(photos, predictor, tmp_path):
+    (tmp_path / "pictures" / "gray.png").mkdir(parents=True)  # in the way of the drawn image
+    files, _ = find_inputs([str(photos / name) for name in GOOD])
+    summary = run_detection(predictor, files, tmp_path, DetectOptions(batch_size=2))
     assert len(summary.failures) == 1
-    assert "gray.png cannot be drawn: encoder error" in summary.failures[0]
+    assert "gray.png cannot be drawn: " in summary.failures[0]
     assert len(lines_of(tmp_path)) == 5
 
 
@@ -175,10 +167,10 @@ def test_a_picture_that_cannot_be_saved_fails_alone(photos, predictor, tmp_path,
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_same_files(photos, predictor, tmp_path, stop_after):
-    sources, _ = find_sources([str(photos)], recursive=True)
-    formats = ("json", "csv")
-    run_detection(predictor, sources, tmp_path / "whole", formats=formats)
+def test_an_interrupted_run_continues_to_the_same_files(photos, predictor, tmp_path, stop_after):
+    files, _ = find_inputs([str(photos)], recursive=True)
+    options = DetectOptions(formats=("json", "csv"))
+    run_detection(predictor, files, tmp_path / "whole", options)
 
     def stop(done, total):
         assert total == 8
@@ -186,14 +178,14 @@ def test_an_interrupted_run_goes_on_to_the_same_files(photos, predictor, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_detection(predictor, sources, tmp_path / "parts", formats=formats, on_result=stop)
+        run_detection(predictor, files, tmp_path / "parts", options, on_result=stop)
     lines = tmp_path / "parts" / "detections.jsonl"
     assert len(lines.read_text().splitlines()) == stop_after
     with open(lines, "a") as file:
         file.write('{"file": "pixel.png", "siz')  # killed while writing
-    summary = run_detection(predictor, sources, tmp_path / "parts", formats=formats)
+    summary = run_detection(predictor, files, tmp_path / "parts", options)
     assert summary.reused == stop_after
-    assert summary.pictures == 6 - stop_after
+    assert summary.images == 6 - stop_after
     assert len(summary.failures) == 2
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
@@ -202,26 +194,27 @@ def test_ctrl_c_ends_with_a_hint_and_status_130(photos, model, tmp_path, monkeyp
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(detect, "run_detection", interrupt)
+    monkeypatch.setattr(Predictor, "detect", interrupt)
     assert run(photos, model, tmp_path) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_a_finished_run_does_nothing_again(photos, predictor, tmp_path):
-    sources, _ = find_sources([str(photos)])
-    run_detection(predictor, sources, tmp_path)
+    files, _ = find_inputs([str(photos)])
+    run_detection(predictor, files, tmp_path)
     before = contents(tmp_path)
-    again = run_detection(predictor, sources, tmp_path)
-    assert (again.reused, again.pictures) == (5, 0)
+    again = run_detection(predictor, files, tmp_path)
+    assert (again.reused, again.images) == (5, 0)
     assert contents(tmp_path) == before
 
 
 def test_what_changed_is_detected_again(photos, model, predictor, tmp_path):
     def work(predictor, **options):
-        sources, _ = find_sources([str(photos)])
+        files, _ = find_inputs([str(photos)])
         notes = []
-        made = run_detection(predictor, sources, tmp_path, report=notes.append, **options)
-        return made.pictures, any("are replaced" in note for note in notes)
+        options = DetectOptions(**options)
+        made = run_detection(predictor, files, tmp_path, options, report=notes.append)
+        return made.images, any("are replaced" in note for note in notes)
 
     assert work(predictor) == (5, False)
     Image.fromarray(noise(30, 30)).save(photos / "plain.png")
@@ -229,7 +222,7 @@ def test_what_changed_is_detected_again(photos, model, predictor, tmp_path):
     os.utime(photos / "gray.png", (1e9, 1e9))
     assert work(predictor) == (1, True)
     (tmp_path / "pictures" / "photo.jpg").unlink()
-    assert work(predictor, pictures=False) == (0, False)
+    assert work(predictor, draw=False) == (0, False)
     assert work(predictor)[0] == 1
     assert work(predictor, classes=["cat"]) == (5, True)
     stricter = Predictor.from_pretrained(model, device="cpu", score_threshold=0.4)
@@ -244,8 +237,8 @@ def test_what_changed_is_detected_again(photos, model, predictor, tmp_path):
 
 
 def test_a_repaired_file_takes_its_place_in_the_order(photos, predictor, tmp_path):
-    run_detection(predictor, find_sources([str(photos)])[0], tmp_path)
+    run_detection(predictor, find_inputs([str(photos)])[0], tmp_path)
     Image.fromarray(noise(30, 30)).save(photos / "cut.jpg")
-    run_detection(predictor, find_sources([str(photos)])[0], tmp_path)
+    run_detection(predictor, find_inputs([str(photos)])[0], tmp_path)
     names = [line["file"] for line in lines_of(tmp_path)]
     assert names == sorted([*GOOD[1:], "cut.jpg"])

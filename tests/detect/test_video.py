@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from support.photos import contents, lines_of, read_video, run
 
-from fcos_d2.detect.run import run_detection
-from fcos_d2.detect.sources import find_sources
+from fcos_d2.detect import run_detection
+from fcos_d2.detect.sources import find_inputs
 
 
 def write_video(path, frames=7, suffix="MJPG"):
@@ -35,8 +35,8 @@ def test_a_video_gives_a_line_for_each_frame_and_a_drawn_video(photos, model, tm
 
 def test_an_interrupted_video_starts_over_and_ends_the_same(photos, predictor, tmp_path):
     write_video(photos / "clip.avi")
-    sources, _ = find_sources([str(photos / "plain.png"), str(photos / "clip.avi")])
-    run_detection(predictor, sources, tmp_path / "whole")
+    files, _ = find_inputs([str(photos / "plain.png"), str(photos / "clip.avi")])
+    run_detection(predictor, files, tmp_path / "whole")
 
     def stop(done, total):
         assert total is None
@@ -44,20 +44,20 @@ def test_an_interrupted_video_starts_over_and_ends_the_same(photos, predictor, t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_detection(predictor, sources, tmp_path / "parts", on_result=stop)
+        run_detection(predictor, files, tmp_path / "parts", on_result=stop)
     assert not (tmp_path / "parts" / "pictures" / "clip.avi").exists()
     notes = []
-    summary = run_detection(predictor, sources, tmp_path / "parts", report=notes.append)
-    assert (summary.reused, summary.pictures, notes) == (1, 7, [])
+    summary = run_detection(predictor, files, tmp_path / "parts", report=notes.append)
+    assert (summary.reused, summary.images, notes) == (1, 7, [])
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    assert run_detection(predictor, sources, tmp_path / "parts").reused == 2
+    assert run_detection(predictor, files, tmp_path / "parts").reused == 2
 
 
 def test_without_opencv_only_videos_fail(photos, predictor, tmp_path, monkeypatch):
     (photos / "clip.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "cv2", None)
-    sources, _ = find_sources([str(photos / "plain.png"), str(photos / "clip.mp4")])
-    summary = run_detection(predictor, sources, tmp_path)
+    files, _ = find_inputs([str(photos / "plain.png"), str(photos / "clip.mp4")])
+    summary = run_detection(predictor, files, tmp_path)
     assert len(summary.failures) == 1
     assert "clip.mp4: videos need OpenCV" in summary.failures[0]
-    assert summary.pictures == 1
+    assert summary.images == 1

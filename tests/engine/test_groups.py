@@ -18,7 +18,7 @@ import os, signal, sys
 import torch
 from detectron2.data.datasets import register_coco_instances
 from fcos_d2.engine import main as engine
-from fcos_d2.engine.step import TrainStep
+from fcos_d2.engine.train_loop import TrainStep
 
 folder, fault, words = sys.argv[1], sys.argv[2], sys.argv[3:]
 register_coco_instances("tiny", {}, folder + "/data.json", folder + "/images")

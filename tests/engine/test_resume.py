@@ -28,7 +28,7 @@ LONG = {
 def run(output, *flags, **changes):
     words = ["--config-file", "fcos_R_50_FPN_1x.yaml", "--skip-test", *flags]
     words += tiny_overrides(output, **{**LONG, **changes})
-    return engine.prepare(engine.make_parser().parse_args(words))
+    return engine.make_trainer(engine.make_parser().parse_args(words))
 
 
 def saved(output, name="model_final.pth"):
@@ -52,13 +52,13 @@ def assert_equal(a, b, where=""):
 
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, tiny):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(whole)()
+    run(whole).train()
     stopped = run(parts)
-    stopped.__self__._trainer.run_step = stop_after(stopped.__self__._trainer, 5)
+    stopped._trainer.run_step = stop_after(stopped._trainer, 5)
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        stopped.train()
     assert (parts / "last_checkpoint").read_text() == "model_0000003.pth"
-    run(parts, "--resume")()
+    run(parts, "--resume").train()
     a, b = saved(whole), saved(parts)
     for key in ("model", "trainer", "ema"):
         assert_equal(a[key], b[key], key)
@@ -67,17 +67,16 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_p
 
 def test_a_random_seed_is_remembered(tmp_path, tiny):
     first = run(tmp_path, SEED=-1, **{"SOLVER.MAX_ITER": 2})
-    first()
-    again = run(tmp_path, "--resume", SEED=-1)
-    trainer = again.__self__
-    assert trainer.seed == trainer._trainer.data_loader.seed == first.__self__.seed
+    first.train()
+    trainer = run(tmp_path, "--resume", SEED=-1)
+    assert trainer.seed == trainer._trainer.data_loader.seed == first.seed
     assert trainer._trainer.data_loader.start == trainer.start_iter == 2
-    assert run(tmp_path / "other", SEED=-1).__self__.seed != trainer.seed
+    assert run(tmp_path / "other", SEED=-1).seed != trainer.seed
 
 
 def test_averages_start_from_the_weights_that_a_run_without_them_left(tmp_path, tiny):
-    run(tmp_path, **{"SOLVER.MAX_ITER": 2, "SOLVER.EMA.ENABLED": False})()
-    trainer = run(tmp_path, "--resume").__self__
+    run(tmp_path, **{"SOLVER.MAX_ITER": 2, "SOLVER.EMA.ENABLED": False}).train()
+    trainer = run(tmp_path, "--resume")
     expected = saved(tmp_path)["model"]
     assert all(torch.equal(value, expected[key]) for key, value in trainer.ema.average.items())
 
@@ -150,7 +149,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 
 
 def test_class_names_travel_with_the_checkpoint(tmp_path, tiny):
-    run(tmp_path / "output", **{"SOLVER.MAX_ITER": 1})()
+    run(tmp_path / "output", **{"SOLVER.MAX_ITER": 1}).train()
     names = ["class 3", "class 7", "class 90"]
     assert saved(tmp_path / "output")["class_names"] == names
     cfg = engine.load_cfg(
@@ -200,5 +199,5 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         kills += 1
     assert start(tmp_path / "killed").wait() == 0
     assert_equal(saved(tmp_path / "whole")["model"], saved(tmp_path / "killed")["model"])
-    leftovers = [p.name for p in (tmp_path / "killed").iterdir() if p.name.endswith(".tmp")]
+    leftovers = [p.name for p in (tmp_path / "killed").iterdir() if p.name.endswith(".part")]
     assert not leftovers

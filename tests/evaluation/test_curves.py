@@ -19,8 +19,8 @@ def test_a_resumed_and_truncated_file_is_read(tmp_path):
     assert series["total_loss"] == [(0, 3.0), (1, 1.5), (2, 1.0)]
     assert series["bbox/AP50"] == [(2, 40.0)]
     plot_curves(path, tmp_path / "curves.png")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > 1000
 
 
 def test_a_file_without_metrics_is_named(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from support.exported_models import make_predictor
+from support.model_folders import write_model_folder
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -20,9 +21,9 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """Paths: the size of the network's input, smaller and larger, none square but one."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Paths of three images: of the size of the network's input, smaller and larger."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i, (height, width) in enumerate([(64, 64), (40, 62), (130, 200)]):
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -32,22 +33,20 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory):
-    """A folder as training leaves it: ResNet-18, five levels, GN."""
-    folder = tmp_path_factory.mktemp("saved")
+    """Folder of a model: ResNet-18, five levels, GN."""
     predictor = make_predictor()
-    (folder / "config.yaml").write_text(predictor.cfg.dump())
-    state = {"model": predictor.model.state_dict(), "class_names": predictor.class_names}
-    torch.save(state, folder / "model_final.pth")
-    return folder
+    names = predictor.class_names
+    folder = tmp_path_factory.mktemp("saved")
+    return write_model_folder(folder, predictor.cfg, predictor.model, class_names=names)
 
 
 @pytest.fixture(scope="session")
-def exported(saved_model, tmp_path_factory, pictures):
-    """What the command makes of it: path, exit status; int8 beside it."""
+def exported(saved_model, tmp_path_factory, images):
+    """Path of the file that the command exports, with int8 beside it, and the exit status."""
     from fcos_d2 import cli
 
     folder = tmp_path_factory.mktemp("exported")
-    calibration = str(Path(pictures[0]).parent)
+    calibration = str(Path(images[0]).parent)
     arguments = ["--model", str(saved_model), "--output", str(folder), "--int8", calibration]
-    status = cli.main(["export", *arguments, "--check", *pictures])
+    status = cli.main(["export", *arguments, "--check", *images])
     return folder / "model_complete.onnx", status

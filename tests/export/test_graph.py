@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from support.compare import check_same
 from support.exported_models import two_level_fcos
-from support.helpers import check_same
 
 from fcos_d2.export.graph import CompleteModel
 from fcos_d2.export.nms import nms_mask, nms_mask_operator
+from fcos_d2.modeling.box_coder import LtrbExp
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.postprocess import PostprocessOptions
 
@@ -14,12 +15,12 @@ SIZES = [(61, 93), (64, 80), (33, 96)]
 
 
 def batch(fill=77.0):
-    """Three pictures, and as one array whose padding holds anything."""
-    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    """Three images, and the same as one padded array."""
+    tensors = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in SIZES]
     images = torch.full((3, 3, 64, 96), fill)
-    for image, picture in zip(images, pictures):
-        image[:, : picture.shape[1], : picture.shape[2]] = picture
-    return pictures, images, torch.tensor(SIZES)
+    for image, tensor in zip(images, tensors):
+        image[:, : tensor.shape[1], : tensor.shape[2]] = tensor
+    return tensors, images, torch.tensor(SIZES)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def batch(fill=77.0):
         {"compat": Compat(grid_locations=True, root_score_threshold=True, clip_before_nms=True)},
         {"compat": Compat(clip_before_nms=True, keep_empty_boxes=True)},
         {"compat": Compat(topk_by_class_score=True, product_scores=True, clip_before_nms=True)},
-        {"head": {"norm_reg_targets": False}},
+        {"head": {"box_coder": LtrbExp()}},
         {"postprocess": PostprocessOptions(nms_type="class_agnostic")},
         {"postprocess": PostprocessOptions(nms_type="none", topk_per_level=20)},
         {"postprocess": PostprocessOptions(threshold_with_centerness=True, score_threshold=0.1)},
@@ -41,16 +42,16 @@ def batch(fill=77.0):
 )
 def test_every_option_gives_the_models_own_detections(options):
     model = two_level_fcos(**options)
-    pictures, images, sizes = batch()
+    tensors, images, sizes = batch()
     with torch.no_grad():
         boxes, scores, classes, count = CompleteModel(model)(images, sizes)
-        expected = model([{"image": picture} for picture in pictures])
+        expected = model([{"image": tensor} for tensor in tensors])
     for i, output in enumerate(expected):
         wanted = output["instances"]
         k = int(count[i])
         assert k > 5
         found = boxes[i, :k].clone()
-        found[:, 2:] += int(model.compat.one_pixel_boxes)
+        found[:, 2:] += int(model.postprocess.one_pixel_boxes)
         check_same(wanted, found, scores[i, :k], classes[i, :k])
         assert (classes[i, k:] == -1).all()
         assert not boxes[i, k:].any() and not scores[i, k:].any()
@@ -91,7 +92,7 @@ def test_a_model_that_diverged_gives_nothing_instead_of_nan():
 @pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
 def test_soft_nms_is_refused_with_the_way_out(kind):
     model = two_level_fcos(postprocess=PostprocessOptions(nms_type=kind))
-    with pytest.raises(ValueError, match=f"NMS_TYPE {kind} is not possible.*--flavour raw"):
+    with pytest.raises(ValueError, match=f"NMS_TYPE {kind} is not possible.*--nms none"):
         CompleteModel(model)
 
 

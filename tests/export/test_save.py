@@ -1,4 +1,4 @@
-"""Exported files against PyTorch: three sizes, one picture and three."""
+"""Exported files against PyTorch: three sizes, one image and three."""
 
 import sys
 
@@ -9,14 +9,16 @@ from support.exported_models import TIMM, TWO_LEVELS, make_predictor, two_level_
 
 from fcos_d2.export.check import compare_detections
 from fcos_d2.export.runtime import load_exported
-from fcos_d2.export.save import OUTPUTS, divisibility, save_model, tensor_model
+from fcos_d2.export.save import OUTPUTS, save_model, tensor_model
+from fcos_d2.modeling.backbone.size import size_divisibility
+from fcos_d2.modeling.box_coder import LtrbExp
 
 SHAPES = [(1, 64, 64), (3, 96, 160), (1, 160, 96)]
 
 
-def save(model, path, kind, flavour):
-    multiple = divisibility(model.backbone)
-    save_model(tensor_model(model, flavour), path, kind, max(model.strides), multiple)
+def save(model, path, kind, nms):
+    multiple = size_divisibility(model.backbone)
+    save_model(tensor_model(model, nms), path, kind, max(model.strides), multiple)
 
 
 def inputs(count, height, width):
@@ -27,27 +29,29 @@ def inputs(count, height, width):
 
 @torch.no_grad()
 def model_outputs(model, images, sizes):
-    pictures = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
-    return model([{"image": picture} for picture in pictures])
+    tensors = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
+    return model([{"image": tensor} for tensor in tensors])
 
 
 @torch.no_grad()
 def dense_outputs(model, images, sizes):
     pictures = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
     normalised = model.preprocess_image([{"image": picture} for picture in pictures]).tensor
-    maps = [list(m) for m in model.network(normalised)]
-    if model.head.norm_reg_targets:
-        maps[1] = [m * stride for m, stride in zip(maps[1], model.strides)]
-    rows = [torch.cat([m.flatten(2).transpose(1, 2) for m in ms], 1).numpy() for ms in maps]
-    return rows[0], rows[1], rows[2][..., 0]
+    logits, boxes, quality = (
+        torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        for maps in model.network(normalised)
+    )
+    strides = model.predict(normalised).locations.strides[:, None]
+    distances = model.head.box_coder.pixel_distances(boxes, strides)
+    return logits.numpy(), distances.numpy(), quality[..., 0].numpy()
 
 
 def check_raw(model, path, kind="onnx"):
-    run = load_exported(path, kind, "raw")
+    run = load_exported(path, kind, "none")
     for shape in SHAPES:
         images, sizes = inputs(*shape)
         found = run(images, sizes)
-        assert list(found) == list(OUTPUTS["raw"])
+        assert list(found) == list(OUTPUTS["none"])
         expected = dense_outputs(model, images, sizes)
         for name, wanted in zip(("logits", "distances", "quality"), expected):
             assert found[name].shape == wanted.shape
@@ -59,11 +63,11 @@ def check_raw(model, path, kind="onnx"):
 
 
 def check_complete(model, path, kind="onnx"):
-    run = load_exported(path, kind, "complete")
+    run = load_exported(path, kind, "inside")
     for shape in SHAPES:
         images, sizes = inputs(*shape)
         found = run(images, sizes)
-        assert list(found) == list(OUTPUTS["complete"])
+        assert list(found) == list(OUTPUTS["inside"])
         for i, output in enumerate(model_outputs(model, images, sizes)):
             wanted, k = output["instances"], int(found["count"][i])
             ours = [torch.from_numpy(found[n][i, :k]) for n in ("boxes", "scores", "classes")]
@@ -76,7 +80,7 @@ def check_complete(model, path, kind="onnx"):
 
 def test_onnx_of_a_resnet_raw(tmp_path):
     model = make_predictor(**TWO_LEVELS).model
-    save(model, tmp_path / "a.onnx", "onnx", "raw")
+    save(model, tmp_path / "a.onnx", "onnx", "none")
     check_raw(model, tmp_path / "a.onnx")
 
 
@@ -84,25 +88,25 @@ def test_onnx_of_a_resnet_with_five_levels_complete(exported):
     check_complete(make_predictor().model, exported[0])
 
 
-@pytest.mark.parametrize("flavour", ["complete", pytest.param("raw", marks=pytest.mark.slow)])
-def test_onnx_of_a_timm_backbone(tmp_path, flavour):
+@pytest.mark.parametrize("nms", ["inside", pytest.param("none", marks=pytest.mark.slow)])
+def test_onnx_of_a_timm_backbone(tmp_path, nms):
     model = make_predictor(**TIMM).model
-    save(model, tmp_path / "a.onnx", "onnx", flavour)
-    {"raw": check_raw, "complete": check_complete}[flavour](model, tmp_path / "a.onnx")
+    save(model, tmp_path / "a.onnx", "onnx", nms)
+    {"none": check_raw, "inside": check_complete}[nms](model, tmp_path / "a.onnx")
 
 
-@pytest.mark.parametrize("flavour", ["complete", "raw"])
-def test_onnx_of_batch_norms_for_each_level(tmp_path, flavour):
-    model = two_level_fcos(head={"norm": "BN", "norm_reg_targets": False})
-    save(model, tmp_path / "a.onnx", "onnx", flavour)
-    {"raw": check_raw, "complete": check_complete}[flavour](model, tmp_path / "a.onnx")
+@pytest.mark.parametrize("nms", ["inside", "none"])
+def test_onnx_of_batch_norms_for_each_level(tmp_path, nms):
+    model = two_level_fcos(head={"norm": "BN", "box_coder": LtrbExp()})
+    save(model, tmp_path / "a.onnx", "onnx", nms)
+    {"none": check_raw, "inside": check_complete}[nms](model, tmp_path / "a.onnx")
 
 
 def test_onnx_of_a_deformable_head_or_why_not(tmp_path):
     model = two_level_fcos(head={"use_deformable": True})
-    save(model, tmp_path / "a.onnx", "onnx", "raw")
+    save(model, tmp_path / "a.onnx", "onnx", "none")
     try:
-        load_exported(tmp_path / "a.onnx", "onnx", "raw")
+        load_exported(tmp_path / "a.onnx", "onnx", "none")
     except ValueError as error:
         assert "has no deformable convolution (1.32 has)" in str(error)
     else:
@@ -112,17 +116,17 @@ def test_onnx_of_a_deformable_head_or_why_not(tmp_path):
 @pytest.mark.parametrize("kind", ["torchscript", "torch-export"])
 def test_torch_formats(tmp_path, kind):
     model = two_level_fcos(head={"use_deformable": True})
-    save(model, tmp_path / "a.file", kind, "complete")
+    save(model, tmp_path / "a.file", kind, "inside")
     check_complete(model, tmp_path / "a.file", kind)
     if kind == "torchscript":
-        save(model, tmp_path / "b.file", kind, "raw")
+        save(model, tmp_path / "b.file", kind, "none")
         check_raw(model, tmp_path / "b.file", kind)
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model = make_predictor(**TIMM).model
     before = str(model)
-    save(model, tmp_path / "a.ts", "torchscript", "raw")
+    save(model, tmp_path / "a.ts", "torchscript", "none")
     assert str(model) == before
     check_raw(model, tmp_path / "a.ts", "torchscript")
 
@@ -130,15 +134,15 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path):
 def test_onnx_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match="pip install onnx onnxscript"):
-        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "none")
 
 
-def test_a_model_that_torch_cannot_export_is_a_plain_error(tmp_path, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("Constraints violated (32*rows)!\n  and much more")
+def test_a_model_that_torch_cannot_export_is_a_plain_error(tmp_path):
+    class Unsupported(torch.nn.Module):
+        def forward(self, images, image_sizes):
+            raise RuntimeError("Constraints violated (32*rows)!\n  and much more")
 
-    monkeypatch.setattr(torch.export, "export", fail)
     message = r"cannot write this model as onnx: Constraints violated \(32\*rows\)!\. Another"
     with pytest.raises(ValueError, match=message):
-        save(two_level_fcos(), tmp_path / "a.onnx", "onnx", "raw")
+        save_model(Unsupported(), tmp_path / "a.onnx", "onnx", stride=16, multiple=32)
     assert not list(tmp_path.iterdir())

@@ -1,15 +1,12 @@
-"""What ``fcos-d2 benchmark`` prints and writes; how fast anything is stays untested."""
+"""Output of ``fcos-d2 benchmark``; the speed itself is not tested."""
 
 import json
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from support.tiny import tiny_overrides
+from support.model_folders import tiny_cfg, tiny_model, write_model_folder
 
-import fcos_d2
-from fcos_d2 import cli
-from fcos_d2.inference import benchmark
+from fcos_d2 import Predictor, cli
 from fcos_d2.inference.benchmark import format_report, parse_size, run_benchmark
 from fcos_d2.modeling import FCOS
 
@@ -18,17 +15,9 @@ PARTS = ("read", "network", "postprocess", "end_to_end")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder like one that training leaves, of a random model with many detections."""
-    folder = tmp_path_factory.mktemp("model")
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
-    cfg.merge_from_list(tiny_overrides("unused", **{"INPUT.MAX_SIZE_TEST": 100}))
-    torch.manual_seed(0)
-    net = build_model(cfg)
-    torch.nn.init.normal_(net.head.cls_logits.weight, std=0.2)
-    (folder / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": net.state_dict()}, folder / "model_final.pth")
-    return folder
+    """Folder of a random model with many detections."""
+    cfg = tiny_cfg()
+    return write_model_folder(tmp_path_factory.mktemp("model"), cfg, tiny_model(cfg))
 
 
 def test_every_combination_is_a_row_and_json_has_what_the_table_has(model, tmp_path, capsys):
@@ -79,13 +68,28 @@ def test_the_network_sees_the_size_and_batch_asked_for(model, monkeypatch):
     monkeypatch.setattr(FCOS, "network", look)
     run_benchmark(model, sizes=[(64, 96), (64, 128)], batch_sizes=[1, 2], runs=1, device="cpu")
     assert seen == {(n, 3, 64, width) for n in (1, 2) for width in (96, 128)}
-    case = benchmark._Case(
-        fcos_d2.Predictor.from_pretrained(model, device="cpu"), "fp32", 1, (40, 60)
-    )
-    assert case.predictor.prepare(case.jpeg).tensor.shape == (3, 40, 60)
 
 
-def test_a_config_alone_gets_random_weights_and_a_note(model):
+def test_the_jpeg_is_resized_to_the_size_asked_for(model, monkeypatch):
+    seen = []
+    prepare = Predictor.prepare
+
+    def look(self, image):
+        prepared = prepare(self, image)
+        seen.append((prepared.rgb.shape, tuple(prepared.tensor.shape)))
+        return prepared
+
+    monkeypatch.setattr(Predictor, "prepare", look)
+    run_benchmark(model, sizes=[(40, 60)], runs=1, device="cpu")
+    assert set(seen) == {((80, 120, 3), (3, 40, 60))}
+
+
+def test_precisions_have_several_spellings(model):
+    report = run_benchmark(model, precisions=["bfloat16"], runs=1, device="cpu")
+    assert [row.precision for row in report.rows] == ["bf16"]
+
+
+def test_a_config_without_weights_gets_random_weights_and_a_note(model):
     report = run_benchmark(model / "config.yaml", runs=1, device="cpu")
     assert report.model["weights"] == "random"
     assert "random weights: NMS has little to do" in format_report(report)
@@ -121,12 +125,12 @@ def test_a_case_that_does_not_fit_into_the_memory_is_left_out_and_named(model, m
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--size", "512"], "'512' is no size: give HEIGHTxWIDTH in pixels, such as 512x640"),
-        (["--size", "0x64"], "'0x64' is no size"),
+        (["--size", "512"], "'512' is not a size: give HEIGHTxWIDTH in pixels, such as 512x640"),
+        (["--size", "0x64"], "'0x64' is not a size"),
         (["--batch-size", "1", "0"], "a batch size must be at least 1, got 0"),
         (["--runs", "0"], "the number of runs must be at least 1"),
         (["--threads", "0"], "the number of threads must be at least 1"),
-        (["--precision", "fp16"], "fp16 does not work on the CPU"),
+        (["--precision", "fp16"], "precision fp16 does not work on the CPU"),
         (["--weights", "missing.pth"], "missing.pth"),
     ],
 )

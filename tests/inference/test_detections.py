@@ -5,7 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from fcos_d2.inference.detections import Detections, class_color
+from fcos_d2.inference.detections import Detections
+from fcos_d2.utils.visualize import class_color
 
 
 def two_detections():
@@ -42,7 +43,7 @@ def test_a_dict_survives_json_and_comes_back():
     assert Detections.from_dict(nothing.to_dict()).boxes.shape == (0, 4)
 
 
-def test_drawing_marks_the_box_in_its_colour_and_leaves_the_rest():
+def test_drawing_marks_the_box_in_its_color_and_leaves_the_rest():
     image = Image.new("RGB", (100, 80), (9, 9, 9))
     found = two_detections().select(np.array([True, False]))
     drawn = np.array(found.draw(image))
@@ -56,7 +57,7 @@ def test_drawing_marks_the_box_in_its_colour_and_leaves_the_rest():
     assert np.array(image).max() == 9
 
 
-def test_labels_stay_inside_and_colours_differ():
+def test_labels_stay_inside_and_colors_differ():
     found = Detections(
         boxes=np.array([[90, 0, 100, 10]], np.float32),
         scores=np.array([0.5], np.float32),

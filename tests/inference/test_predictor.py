@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from PIL import Image
-from support.tiny import tiny_overrides
+from support.model_folders import tiny_cfg, tiny_model, write_model_folder
+from support.photos import noise
 
 import fcos_d2
 from fcos_d2.checkpoint.published import PUBLISHED
@@ -16,37 +16,12 @@ from fcos_d2.inference.detections import Detections
 from fcos_d2.inference.model_folder import find_class_names
 from fcos_d2.inference.predictor import Predictor
 
-RNG = np.random.default_rng(0)
-
-
-def noise(height, width):
-    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def tiny_cfg(**changes):
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
-    cfg.merge_from_list(tiny_overrides("unused", **{"INPUT.MAX_SIZE_TEST": 100, **changes}))
-    return cfg
-
-
-def tiny_model(cfg):
-    """Random, but with scores and boxes that differ from place to place."""
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for conv in (model.head.cls_logits, model.head.bbox_pred):
-        torch.nn.init.normal_(conv.weight, std=0.2)
-    return model
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder like one that training leaves."""
-    folder = tmp_path_factory.mktemp("trained")
+    """Folder of a random model."""
     cfg = tiny_cfg()
-    (folder / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": tiny_model(cfg).state_dict(), "iteration": 1}, folder / "model_final.pth")
-    return folder
+    return write_model_folder(tmp_path_factory.mktemp("trained"), cfg, tiny_model(cfg), iteration=1)
 
 
 @pytest.fixture(scope="module")
@@ -98,21 +73,21 @@ def test_detections_are_those_of_evaluation(predictor, tmp_path):
     assert found.image_size == (50, 90)
     assert found.source == str(tmp_path / "a.png")
     assert found.boxes.dtype == found.scores.dtype == np.float32
-    assert found.boxes.max() > 70  # in pixels of the picture, not of the network
+    assert found.boxes.max() > 70  # in pixels of the image, not of the network
 
 
-def test_every_kind_of_picture_gives_the_same(predictor, tmp_path):
+def test_every_kind_of_image_gives_the_same(predictor, tmp_path):
     rgb = noise(40, 60)
     Image.fromarray(rgb).save(tmp_path / "a.png")
     expected = predictor(tmp_path / "a.png")
-    for picture in (
+    for image in (
         str(tmp_path / "a.png"),
         (tmp_path / "a.png").read_bytes(),
         rgb[..., ::-1],
         Image.fromarray(rgb),
         torch.from_numpy(rgb).permute(2, 0, 1),
     ):
-        assert_same(predictor(picture), expected, 0)
+        assert_same(predictor(image), expected, 0)
 
 
 def test_an_rgb_model_gets_rgb():
@@ -123,15 +98,15 @@ def test_an_rgb_model_gets_rgb():
 
 
 def test_one_gives_one_a_list_a_list_and_an_iterator_a_lazy_generator(predictor):
-    pictures = [noise(30, 30), noise(30, 60)]
-    assert isinstance(predictor(pictures[0]), Detections)
-    assert [d.image_size for d in predictor(pictures)] == [(30, 30), (30, 60)]
+    images = [noise(30, 30), noise(30, 60)]
+    assert isinstance(predictor(images[0]), Detections)
+    assert [d.image_size for d in predictor(images)] == [(30, 30), (30, 60)]
     read = []
 
     def endless():
         while True:
             read.append(1)
-            yield pictures[0]
+            yield images[0]
 
     results = predictor(endless(), batch_size=2)
     assert not read
@@ -141,16 +116,16 @@ def test_one_gives_one_a_list_a_list_and_an_iterator_a_lazy_generator(predictor)
 
 def test_batches_change_neither_order_nor_detections(predictor):
     sizes = [(64, 64), (64, 100), (50, 64), (64, 90), (100, 64), (64, 64), (60, 64), (33, 64)]
-    pictures = [noise(*size) for size in sizes]
-    alone = [predictor(picture) for picture in pictures]
+    images = [noise(*size) for size in sizes]
+    one_by_one = [predictor(image) for image in images]
     for batch_size in (2, 3, 100):
-        together = predictor(pictures, batch_size=batch_size)
+        together = predictor(images, batch_size=batch_size)
         assert [d.image_size for d in together] == sizes
-        for a, b in zip(alone, together):
+        for a, b in zip(one_by_one, together):
             assert_same(a, b)
 
 
-def test_pictures_of_equal_padded_shape_share_a_batch(predictor, monkeypatch):
+def test_images_of_equal_padded_shape_share_a_batch(predictor, monkeypatch):
     batches = []
     detect = predictor.detect
     monkeypatch.setattr(predictor, "detect", lambda b: batches.append(len(b)) or detect(b))
@@ -159,27 +134,27 @@ def test_pictures_of_equal_padded_shape_share_a_batch(predictor, monkeypatch):
     assert sorted(batches) == [1, 2, 2]
 
 
-def test_a_rare_shape_waits_for_a_bounded_number_of_pictures(predictor):
+def test_a_rare_shape_waits_for_a_bounded_number_of_images(predictor):
     read = []
 
-    def pictures():
+    def images():
         yield noise(64, 100)
         for _ in range(1000):
             read.append(1)
             yield noise(64, 64)
 
-    assert next(predictor(pictures(), batch_size=2)).image_size == (64, 100)
+    assert next(predictor(images(), batch_size=2)).image_size == (64, 100)
     assert len(read) <= 10
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
-def test_one_pixel_is_a_picture(predictor, size):
+def test_one_pixel_is_an_image(predictor, size):
     found = predictor(noise(*size))
     assert found.image_size == size
     assert (found.boxes <= [size[1], size[0]] * 2).all()
 
 
-def test_boxes_refer_to_the_upright_picture(predictor, tmp_path):
+def test_boxes_refer_to_the_upright_image(predictor, tmp_path):
     upright = noise(40, 90)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored as the sensor lay: to be turned clockwise
@@ -189,24 +164,26 @@ def test_boxes_refer_to_the_upright_picture(predictor, tmp_path):
 
 
 def test_the_threshold_leaves_out_weaker_detections(predictor, trained):
-    picture = noise(64, 64)
-    every = predictor(picture)
+    image = noise(64, 64)
+    every = predictor(image)
     threshold = float(np.median(every.scores))
-    strict = Predictor.from_pretrained(trained, device="cpu", score_threshold=threshold)(picture)
+    strict = Predictor.from_pretrained(trained, device="cpu", score_threshold=threshold)(image)
     assert_same(strict, every.select(every.scores >= threshold), 0)
     assert 0 < len(strict) < len(every)
 
 
 def test_bf16_is_near_fp32(trained, predictor):
-    picture = noise(64, 64)
-    half = Predictor.from_pretrained(trained, device="cpu", precision="bf16")(picture)
-    full = predictor(picture)
+    image = noise(64, 64)
+    half = Predictor.from_pretrained(trained, device="cpu", precision="bfloat16")
+    assert half.precision == "bf16"
+    half = half(image)
+    full = predictor(image)
     assert half.scores[0] != full.scores[0]
     assert half.scores[0] == pytest.approx(full.scores[0], abs=0.02)
 
 
 def test_impossible_options_are_refused_with_the_way_out(trained, predictor):
-    with pytest.raises(ValueError, match="fp16 does not work on the CPU: take bf16"):
+    with pytest.raises(ValueError, match="precision fp16 does not work on the CPU"):
         Predictor.from_pretrained(trained, device="cpu", precision="fp16")
     with pytest.raises(ValueError, match="unknown device 'gpu': give cpu"):
         Predictor.from_pretrained(trained, device="gpu")
@@ -246,11 +223,11 @@ def test_the_newest_weights_of_a_folder_are_taken(copied):
 
 
 def test_a_config_and_weights_do_without_a_folder(trained, predictor):
-    picture = noise(64, 64)
+    image = noise(64, 64)
     other = Predictor.from_pretrained(
         trained / "config.yaml", trained / "model_final.pth", device="cpu"
     )
-    assert_same(other(picture), predictor(picture), 0)
+    assert_same(other(image), predictor(image), 0)
 
 
 def test_what_is_missing_is_named(copied, tmp_path):

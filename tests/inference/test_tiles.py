@@ -1,13 +1,13 @@
-"""Large pictures in tiles."""
+"""Large images in tiles."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
-from fcos_d2.inference.detections import Detections
-from fcos_d2.inference.predictor import Predictor, PreparedPicture
+import fcos_d2
 from fcos_d2.inference.tiles import cut_by_tile, merge_tiles, tile_windows
 
 
@@ -51,20 +51,17 @@ def test_whole_boxes_win_over_their_parts_and_classes_stay_apart():
     assert merge_tiles(empty.view(0, 4), empty, empty.long(), empty.bool(), 0.6).tolist() == []
 
 
-class Squares(Predictor):
-    """Finds white squares by looking; everything else is the real thing."""
+class Squares(torch.nn.Module):
+    """Finds white squares by looking, with the interface of a detection model."""
 
-    def __init__(self, cfg, **options):
-        model = torch.nn.Linear(1, 1)
-        super().__init__(model, cfg, ["square"], **options)
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))  # decides the device of the predictor
 
-    def detect(self, pictures):
-        if any(self._in_tiles(p.rgb) for p in pictures):
-            return super().detect(pictures)
-        return [self._look(p) for p in pictures]
+    def forward(self, inputs):
+        return [{"instances": self.look(x["image"][0] > 128)} for x in inputs]
 
-    def _look(self, picture: PreparedPicture) -> Detections:
-        white = torch.from_numpy(picture.rgb[..., 0] > 128)
+    def look(self, white):
         boxes = []
         while white.any():
             y, x = (int(v) for v in white.nonzero()[0])
@@ -72,30 +69,28 @@ class Squares(Predictor):
             bottom = y + int(white[y:, x].long().cumprod(0).sum())
             white[y:bottom, x:right] = False
             boxes.append([x, y, right, bottom])
-        count = len(boxes)
-        return Detections(
-            boxes=np.array(boxes, np.float32).reshape(-1, 4),
-            scores=np.full(count, 0.9, np.float32),
-            class_ids=np.zeros(count, np.int64),
-            class_names=["square"] * count,
-            image_size=picture.rgb.shape[:2],
-            source=None,
+        return Instances(
+            tuple(white.shape),
+            pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+            scores=torch.full((len(boxes),), 0.9),
+            pred_classes=torch.zeros(len(boxes), dtype=torch.int64),
         )
 
 
-def test_a_large_picture_gives_each_object_once_and_whole():
-    import fcos_d2
-
+def test_a_large_image_gives_each_object_once_and_whole():
     cfg = fcos_d2.get_cfg()
     cfg.MODEL.FCOS.NUM_CLASSES = 1
-    picture = np.zeros((300, 420, 3), np.uint8)
+    cfg.INPUT.MIN_SIZE_TEST = 0  # keeps the size
+    image = np.zeros((300, 420, 3), np.uint8)
     squares = [(10, 10), (110, 40), (86, 200), (230, 150), (395, 270), (300, 5)]
     for x, y in squares:
-        picture[y : y + 18, x : x + 18] = 255
-    tiled = Squares(cfg, tile=100, overlap=0.25)(picture)
-    whole = Squares(cfg)(picture)
+        image[y : y + 18, x : x + 18] = 255
+
+    def detect(**options):
+        return fcos_d2.Predictor(Squares(), cfg, ["square"], **options)(image)
+
+    tiled, whole, small = detect(tile=100, overlap=0.25), detect(), detect(tile=500)
     assert tiled.image_size == (300, 420)
     expected = sorted(whole.boxes.tolist())
     assert len(expected) == len(squares) and sorted(tiled.boxes.tolist()) == expected
-    small = Squares(cfg, tile=500)(picture)
     assert sorted(small.boxes.tolist()) == expected

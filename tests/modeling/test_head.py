@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from support.helpers import TinyBackbone, ground_truth, tiny_fcos
+from support.inputs import ground_truth
+from support.models import TinyBackbone, fcos_from, tiny_fcos
+from support.parts import head_outputs
 from torch import nn
 
-from fcos_d2.modeling.fcos import FCOS
+from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
 from fcos_d2.modeling.head import FCOSHead, PerLevelNorm
 
 
@@ -26,7 +28,7 @@ def maps(seed=0, n=2):
 def test_untrained_head_predicts_the_prior(prior):
     head = small_head(prior_prob=prior)
     assert torch.allclose(head.cls_logits.bias.sigmoid(), torch.tensor(prior))
-    logits, distances, quality = head(maps())
+    logits, distances, quality = head_outputs(head, maps())
     assert logits[0].sigmoid().mean().item() == pytest.approx(prior, rel=0.05)
     assert quality[0].sigmoid().mean().item() == pytest.approx(0.5, abs=0.05)
     assert all((d >= 0).all() for d in distances)
@@ -61,16 +63,16 @@ def test_every_level_keeps_batch_statistics_of_its_own():
 
 
 @pytest.mark.parametrize("raw", [-1e4, 0.0, 1e4])
-@pytest.mark.parametrize("norm_reg_targets", [False, True])
-def test_extreme_box_outputs_stay_finite(norm_reg_targets, raw):
-    head = small_head(norm_reg_targets=norm_reg_targets)
+@pytest.mark.parametrize("coder", [LtrbExp(), LtrbRelu()])
+def test_extreme_box_outputs_stay_finite(coder, raw):
+    head = small_head(box_coder=coder)
     nn.init.zeros_(head.bbox_pred.weight)
     nn.init.constant_(head.bbox_pred.bias, raw)
-    for d in head(maps())[1]:
+    for d in head_outputs(head, maps())[1]:
         assert d.isfinite().all() and (d >= 0).all()
         if raw == 0:
-            assert (d == (0 if norm_reg_targets else 1)).all()
-    sum(d.sum() for d in head(maps())[1]).backward()
+            assert (d == (0 if coder.in_strides else 1)).all()
+    sum(d.sum() for d in head_outputs(head, maps())[1]).backward()
     assert head.bbox_pred.bias.grad.isfinite().all()
 
 
@@ -111,13 +113,11 @@ def batch(boxes):
 
 
 @pytest.mark.parametrize("quality", ["ctrness", "iou"])
-@pytest.mark.parametrize("norm_reg_targets", [False, True])
+@pytest.mark.parametrize("coder", [LtrbExp(), LtrbRelu()])
 @pytest.mark.parametrize("boxes", BATCHES.values(), ids=BATCHES)
-def test_every_parameter_gets_a_finite_gradient(boxes, norm_reg_targets, quality):
+def test_every_parameter_gets_a_finite_gradient(boxes, coder, quality):
     torch.manual_seed(0)
-    model = tiny_fcos(
-        head={"norm_reg_targets": norm_reg_targets, "num_share_convs": 1}, box_quality=quality
-    )
+    model = tiny_fcos(head={"box_coder": coder, "num_share_convs": 1}, box_quality=quality)
     losses = model.train()(batch(boxes))
     assert all(v.isfinite() and v.dtype == torch.float32 for v in losses.values())
     sum(losses.values()).backward()
@@ -129,10 +129,10 @@ def test_every_parameter_gets_a_finite_gradient(boxes, norm_reg_targets, quality
         assert model.head.cls_logits.weight.grad.any()
 
 
-@pytest.mark.parametrize("norm_reg_targets", [False, True])
-def test_losses_under_bfloat16_are_float32_and_close(norm_reg_targets):
+@pytest.mark.parametrize("coder", [LtrbExp(), LtrbRelu()])
+def test_losses_under_bfloat16_are_float32_and_close(coder):
     torch.manual_seed(0)
-    model = tiny_fcos(head={"norm_reg_targets": norm_reg_targets}).train()
+    model = tiny_fcos(head={"box_coder": coder}).train()
     exact = model(batch(BATCHES["boxes"]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(batch(BATCHES["boxes"]))
@@ -172,12 +172,11 @@ def test_levels_must_double_their_stride():
             return {"p3": ShapeSpec(32, stride=8), "p4": ShapeSpec(32, stride=32)}
 
     with pytest.raises(ValueError, match="twice"):
-        FCOS(
-            backbone=Uneven(),
-            head=small_head(num_levels=2),
+        fcos_from(
+            Uneven(),
+            small_head(num_levels=2),
             sizes_of_interest=(64,),
-            pixel_mean=[0.0] * 3,
-            pixel_std=[1.0] * 3,
+            model_options={"pixel_mean": [0.0] * 3, "pixel_std": [1.0] * 3},
         )
 
 
@@ -193,7 +192,7 @@ def test_distances_start_at_their_prior():
     options = {"in_channels": 32, "num_levels": 2, "num_classes": 3, "norm": ""}
     features = [torch.rand(2, 32, 4, 4), torch.rand(2, 32, 2, 2)]
     torch.manual_seed(0)
-    _, distances, _ = FCOSHead(**options, prior_distance=2.0)(features)
+    _, distances, _ = head_outputs(FCOSHead(**options, prior_distance=2.0), features)
     assert all(torch.allclose(d, torch.tensor(2.0), atol=0.1) for d in distances)
-    _, distances, _ = FCOSHead(**options)(features)
+    _, distances, _ = head_outputs(FCOSHead(**options), features)
     assert all(d.max() < 0.1 for d in distances)

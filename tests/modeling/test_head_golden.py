@@ -2,8 +2,12 @@
 
 import pytest
 import torch
-from support.helpers import STRIDES, error, flat, golden
+from support.compare import error
+from support.golden import golden
+from support.models import STRIDES, flat
+from support.parts import head_outputs
 
+from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
 from fcos_d2.modeling.head import FCOSHead
 
 CASES = sorted(golden("heads"))
@@ -29,7 +33,7 @@ def load(case):
         use_deformable="dcn" in case,
         use_scale="scale0" not in case,
         centerness_on_reg="ctrOnCls" not in case,
-        norm_reg_targets="norm0" not in case,
+        box_coder=LtrbExp() if "norm0" in case else LtrbRelu(),
     )
     counters = {k: v for k, v in head.state_dict().items() if k.endswith("num_batches_tracked")}
     head.load_state_dict({**counters, **state}, strict=True)
@@ -44,8 +48,10 @@ def test_head_gives_the_outputs_of_the_reference(case):
     strides = torch.tensor(STRIDES).repeat_interleave(sizes)[:, None]
     compared = 0
     for mode in sorted({k.split("_")[0] for k in expected} & {"train", "eval"}):
-        logits, distances, quality = (flat(x) for x in head.train(mode == "train")(features))
-        if mode == "eval" and case.startswith("official") and head.norm_reg_targets:
+        logits, distances, quality = (
+            flat(x) for x in head_outputs(head.train(mode == "train"), features)
+        )
+        if mode == "eval" and case.startswith("official") and head.box_coder.in_strides:
             distances = distances * strides  # theirs leave the head in pixels then
         for name, ours in (("logits", logits), ("reg", distances), ("ctr", quality)):
             if f"{mode}_{name}" in expected:

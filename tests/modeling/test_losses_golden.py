@@ -4,19 +4,13 @@ import re
 
 import pytest
 import torch
-from support.helpers import (
-    STRIDES,
-    error,
-    golden,
-    ground_truth,
-    labels_and_targets,
-    level_shapes,
-    maps,
-    matched_boxes,
-    tiny_fcos,
-)
+from support.compare import error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import STRIDES, GivenDistances, level_shapes, maps, tiny_fcos
+from support.parts import labels_and_targets, losses_of, matched_boxes
 
-from fcos_d2.modeling.assigners.center import ltrb_distances
+from fcos_d2.modeling.box_coder import ltrb_distances
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.losses.box import centerness_targets
@@ -41,7 +35,7 @@ def official_model(case, num_classes):
     norm = option["norm"] == "1"
     model = tiny_fcos(
         num_classes,
-        head={"norm_reg_targets": norm},
+        head={"box_coder": GivenDistances(in_strides=norm)},
         center_radius=float(option["radius"]) or None,
         loc_loss_type=option["kind"],
         compat=Compat(one_pixel_boxes=True),
@@ -52,6 +46,7 @@ def official_model(case, num_classes):
 def adelaidet_model(case):
     normalizer = "moving_fg" if "moving_fg" in case else "all" if "_all_" in case + "_" else "fg"
     return tiny_fcos(
+        head={"box_coder": GivenDistances(in_strides=True)},
         center_radius=1.5 if "center1.5" in case else None,
         loc_loss_type=next(k for k in ("linear_iou", "giou", "iou") if f"_{k}_quality" in case),
         box_quality="iou" if "quality-iou" in case else "ctrness",
@@ -77,7 +72,7 @@ def predictions(unit):
 
 
 def losses(model, leaves, locations, gt):
-    return model.losses(*(maps(x, locations) for x in leaves), locations, gt)
+    return losses_of(model, *(maps(x, locations) for x in leaves), locations, gt)
 
 
 def check_targets(model, gt, expected, suffix=""):

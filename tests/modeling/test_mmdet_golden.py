@@ -4,21 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.helpers import (
-    STRIDES,
-    check_same,
-    detect_one,
-    error,
-    flat,
-    golden,
-    ground_truth,
-    labels_and_targets,
-    level_shapes,
-    maps,
-    tiny_fcos,
-)
+from support.compare import check_same, error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import STRIDES, GivenDistances, flat, level_shapes, maps, tiny_fcos
+from support.parts import detect_one, head_outputs, labels_and_targets, losses_of
 
 from fcos_d2.checkpoint.convert import FORMATS
+from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
 from fcos_d2.modeling.head import FCOSHead
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import PostprocessOptions
@@ -31,14 +24,18 @@ LOSSES = sorted(c for c in CASES if c.startswith("two/"))
 @pytest.mark.parametrize("norm", [False, True])
 @torch.no_grad()
 def test_head(norm):
-    state = FORMATS["mmdet"].to_ours({f"bbox_head.{k}": v for k, v in CASES["state"].items()})
+    state = FORMATS["mmdet"].convert({f"bbox_head.{k}": v for k, v in CASES["state"].items()})
     head = FCOSHead(
-        in_channels=32, num_levels=5, num_classes=8, centerness_on_reg=norm, norm_reg_targets=norm
+        in_channels=32,
+        num_levels=5,
+        num_classes=8,
+        centerness_on_reg=norm,
+        box_coder=LtrbRelu() if norm else LtrbExp(),
     )
     head.load_state_dict({k.removeprefix("head."): v for k, v in state.items()}, strict=True)
     features = golden("heads")["g1_official_head_dcn_ctrOnReg_norm1"]
     inputs = [features[f"feature_p{k}"] for k in range(3, 8)]
-    logits, distances, quality = (flat(x) for x in head(inputs))
+    logits, distances, quality = (flat(x) for x in head_outputs(head, inputs))
     sizes = [x.shape[-2:] for x in inputs]
     expected = CASES[f"norm{int(norm)}_ctrreg{int(norm)}"]
     if norm:
@@ -55,7 +52,7 @@ def test_losses_and_gradients_of_the_box_branch(case):
     norm = norm == "norm1"
     model = tiny_fcos(
         20,
-        head={"norm_reg_targets": norm},
+        head={"box_coder": GivenDistances(in_strides=norm)},
         center_radius=1.5 if center == "cs1" else None,
         loc_loss_type={"IoULoss": "iou", "GIoULoss": "giou"}[kind],
         compat=COMPAT,
@@ -67,7 +64,7 @@ def test_losses_and_gradients_of_the_box_branch(case):
     distances.requires_grad_()
     logits = torch.zeros(*distances.shape[:2], 20)
     predictions = (maps(x, locations) for x in (logits, distances, inputs["ctr"]))
-    losses = model.losses(*predictions, locations, gt)
+    losses = losses_of(model, *predictions, locations, gt)
     assert error(losses["loss_fcos_loc"], expected["loss_bbox"]) <= 1e-5
     assert error(losses["loss_fcos_ctr"], expected["loss_centerness"]) <= 1e-5
     if "grad_reg" in expected:

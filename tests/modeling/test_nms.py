@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from fcos_d2.modeling.nms import NMS_TYPES, soft_nms, suppress
+from fcos_d2.modeling.nms import NMS_TYPES, apply_nms, soft_nms
 
 
 def scene(count=60, classes=3, seed=0):
@@ -42,11 +42,11 @@ def slow_soft_nms(boxes, scores, classes, weigh, min_score=1e-3):
 )
 def test_soft_nms_equals_the_loop_of_the_paper(kind, weigh, seed):
     boxes, scores, classes = scene(seed=seed)
-    keep, kept = suppress(boxes, scores, classes, kind=kind, iou_threshold=0.3)
+    keep, kept = apply_nms(boxes, scores, classes, nms_type=kind, iou_threshold=0.3)
     expected = slow_soft_nms(boxes, scores, classes, weigh)
     assert keep.tolist() == [i for i, _ in expected]
     torch.testing.assert_close(kept, torch.tensor([s for _, s in expected]))
-    some, _ = suppress(boxes, scores, classes, kind=kind, iou_threshold=0.3, max_detections=7)
+    some, _ = apply_nms(boxes, scores, classes, nms_type=kind, iou_threshold=0.3, max_detections=7)
     assert some.tolist() == keep.tolist()[:7]
 
 
@@ -60,23 +60,23 @@ def test_a_tiny_sigma_suppresses_whatever_overlaps():
 def test_class_agnostic_keeps_one_of_two_classes_on_one_object():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
     scores, classes = torch.tensor([0.9, 0.8]), torch.tensor([0, 1])
-    assert suppress(boxes, scores, classes)[0].tolist() == [0, 1]
-    assert suppress(boxes, scores, classes, kind="class_agnostic")[0].tolist() == [0]
+    assert apply_nms(boxes, scores, classes)[0].tolist() == [0, 1]
+    assert apply_nms(boxes, scores, classes, nms_type="class_agnostic")[0].tolist() == [0]
 
 
 def test_none_keeps_all_in_order():
     boxes, scores, classes = scene()
-    keep, kept = suppress(boxes, scores, classes, kind="none")
+    keep, kept = apply_nms(boxes, scores, classes, nms_type="none")
     assert sorted(keep.tolist()) == list(range(60)) and kept.diff().le(0).all()
 
 
 def test_nothing_in_nothing_out():
     empty = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     for kind in NMS_TYPES:
-        keep, kept = suppress(*empty, kind=kind)
+        keep, kept = apply_nms(*empty, nms_type=kind)
         assert len(keep) == len(kept) == 0 and keep.dtype == torch.int64
     with pytest.raises(ValueError, match="'hard', expected one of per_class"):
-        suppress(*empty, kind="hard")
+        apply_nms(*empty, nms_type="hard")
 
 
 @pytest.mark.parametrize("kind", ["per_class", "class_agnostic"])
@@ -88,8 +88,8 @@ def test_stopping_early_changes_nothing(kind):
         boxes = torch.cat((corner, corner + 8 * torch.randint(1, 9, (count, 2))), dim=1)
         scores = torch.randint(0, 30, (count,), generator=generator) / 30  # many are equal
         classes = torch.randint(0, 3, (count,), generator=generator)
-        options = {"kind": kind, "iou_threshold": 0.5}
-        every, every_score = suppress(boxes, scores, classes, **options)
+        options = {"nms_type": kind, "iou_threshold": 0.5}
+        every, every_score = apply_nms(boxes, scores, classes, **options)
         for limit in (0, 1, 3, 10, 100):
-            keep, kept = suppress(boxes, scores, classes, **options, max_detections=limit)
+            keep, kept = apply_nms(boxes, scores, classes, **options, max_detections=limit)
             assert torch.equal(keep, every[:limit]) and torch.equal(kept, every_score[:limit])

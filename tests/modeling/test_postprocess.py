@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from support.helpers import detect_one, maps
+from support.models import GivenDistances, maps
+from support.parts import detect_one
 from torchvision.ops import box_iou
 
+from fcos_d2.modeling.box_coder import decode_boxes
+from fcos_d2.modeling.build import with_conventions
 from fcos_d2.modeling.compat import Compat
+from fcos_d2.modeling.head import Predictions
 from fcos_d2.modeling.locations import make_locations
 from fcos_d2.modeling.postprocess import (
     PostprocessOptions,
-    decode_boxes,
     detect_images,
     rescale_detections,
 )
@@ -163,7 +166,7 @@ def test_one_pixel_boxes_are_clipped_to_the_last_pixel_and_exported_with_it():
     predictions = scene([(0, 0, 3.0, 0.0, (100, 100, 100, 100))])
     found = detect(predictions, compat=ONE_PIXEL)
     assert found.pred_boxes.tensor.tolist() == [[0, 0, 63, 63]]
-    result = rescale_detections(found, 64, 64, ONE_PIXEL)
+    result = rescale_detections(found, 64, 64, with_conventions(OPTIONS, ONE_PIXEL))
     assert result.pred_boxes.tensor.tolist() == [[0, 0, 64, 64]]
 
 
@@ -232,8 +235,10 @@ def test_random_batches_equal_the_obvious_way():
             topk_by_class_score=rng.random() < 0.3,
             product_scores=rng.random() < 0.3,
         )
+        given = (maps(x, LOCATIONS) for x in (logits, distances, quality))
+        followed = with_conventions(options, compat)
         found = detect_images(
-            maps(logits, LOCATIONS), distances, quality, LOCATIONS, [SIZE] * images, options, compat
+            Predictions(*given, LOCATIONS), [SIZE] * images, followed, GivenDistances()
         )
         for i, ours in enumerate(found):
             expected = obvious_detections(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fcos_d2.modeling.backbone import TimmBackbone
-from fcos_d2.modeling.speed import FoldedConv2d, fold_frozen_norms, fold_norms
+from fcos_d2.modeling.speed import FoldedConv2d, fold_for_inference, fold_for_training
 
 
 def with_statistics(module, seed=0):
@@ -38,7 +38,7 @@ def assert_close(a, b):
 def test_a_frozen_norm_folds_without_a_change_of_numbers_names_or_gradients(bias, activation):
     conv = frozen_conv(bias, activation)
     folded = copy.deepcopy(conv)
-    assert fold_frozen_norms(folded) == 1 and type(folded) is FoldedConv2d
+    assert fold_for_training(folded) == 1 and type(folded) is FoldedConv2d
     assert list(folded.state_dict()) == list(conv.state_dict())
     x = torch.randn(2, 3, 9, 9)
     a, b = conv(x), folded(x)
@@ -52,7 +52,7 @@ def test_a_frozen_norm_folds_without_a_change_of_numbers_names_or_gradients(bias
 
 def test_norms_that_are_not_frozen_stay():
     conv = Conv2d(3, 8, 3, bias=False, norm=nn.BatchNorm2d(8))
-    assert fold_frozen_norms(conv) == 0 and type(conv) is Conv2d
+    assert fold_for_training(conv) == 0 and type(conv) is Conv2d
 
 
 @pytest.mark.parametrize("norm", ["", "FrozenBN"])
@@ -65,7 +65,7 @@ def test_for_inference_norms_behind_convolutions_go(name, norms, norm):
     x, example = torch.randn(1, 3, 96, 64).double(), torch.randn(1, 3, 64, 64).double()
     with torch.no_grad():
         before = backbone(x)
-        assert fold_norms(backbone, example) == norms
+        assert fold_for_inference(backbone, example) == norms
         after = backbone(x)
     for feature in before:
         assert_close(after[feature], before[feature])
@@ -98,7 +98,7 @@ def test_what_cannot_be_folded_stays_as_it_is(kind):
     x = torch.randn(1, 3, 8, 8)
     state = copy.deepcopy(module.state_dict())
     before = module(x)
-    assert fold_norms(module, x) == 0
+    assert fold_for_inference(module, x) == 0
     assert torch.equal(module(x), before)
     after = module.state_dict()
     assert after.keys() == state.keys()
@@ -113,9 +113,9 @@ def test_a_convolution_with_weights_of_its_own_making_stays():
     module = with_statistics(nn.Sequential(Standardised(3, 4, 1), nn.BatchNorm2d(4))).eval()
     x = torch.randn(1, 3, 8, 8)
     before = module(x)
-    assert fold_norms(module, x) == 0 and torch.equal(module(x), before)
+    assert fold_for_inference(module, x) == 0 and torch.equal(module(x), before)
 
 
 def test_folding_for_inference_needs_inference():
     with pytest.raises(ValueError, match=r"call \.eval\(\) first"):
-        fold_norms(nn.Sequential(nn.Conv2d(3, 3, 1)), torch.zeros(1, 3, 4, 4))
+        fold_for_inference(nn.Sequential(nn.Conv2d(3, 3, 1)), torch.zeros(1, 3, 4, 4))

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos_d2.engine.train_loop import TrainStep
 from fcos_d2.engine.trainer import FCOSTrainer
-from fcos_d2.modeling.assigners.center import Matches
+from fcos_d2.modeling.assigners import Assignment
 from fcos_d2.modeling.speed import FoldedConv2d, fold_detector
 
 
@@ -34,7 +34,8 @@ def losses_and_gradients(model):
 
 def maps_of(model, batch):
     with torch.no_grad():
-        return [x for maps in model.predict(model.preprocess_image(batch).tensor) for x in maps]
+        found = model.predict(model.preprocess_image(batch).tensor)
+        return [*found.logits, *found.boxes, *found.quality]
 
 
 def assert_close(a, b, tolerance=1e-6):
@@ -68,7 +69,7 @@ def test_pairs_masked_for_a_gpu_give_the_losses_of_those_that_count(monkeypatch)
     plain = model_of()
     masked = copy.deepcopy(plain)
     expected = losses_and_gradients(plain)
-    monkeypatch.setattr(Matches, "owned", lambda matches: matches)
+    monkeypatch.setattr(Assignment, "compact", lambda assignment: assignment)
     assert_same_step(losses_and_gradients(masked), expected)
 
 
@@ -219,5 +220,5 @@ def test_evaluation_in_bf16_is_close_and_a_wrong_precision_is_named():
         found = maps_of(model, batch)
     for a, b in zip(found, maps_of(model, batch), strict=True):
         assert_close(a.float(), b, 0.05)
-    with pytest.raises(ValueError, match="precision is 'half'"):
-        FCOSTrainer.test(small_cfg("TEST.PRECISION", "half"), model)
+    with pytest.raises(ValueError, match="precision is 'int8'"):
+        FCOSTrainer.test(small_cfg("TEST.PRECISION", "int8"), model)

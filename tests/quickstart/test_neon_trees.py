@@ -41,7 +41,7 @@ def random_boxes(rng, count, size):
 def make_wheel(folder, change=None):
     """A small wheel with the real one's members, where fetch_wheel looks for it."""
     rng = np.random.default_rng(0)
-    members, pictures = {}, {}
+    members, images = {}, {}
     for stem, size in SIZES.items():
         pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         boxes = random_boxes(rng, 9, size)
@@ -49,7 +49,7 @@ def make_wheel(folder, change=None):
         Image.fromarray(pixels).save(png, "PNG")
         members[f"deepforest/data/{stem}.png"] = png.getvalue()
         members[f"deepforest/data/{stem}.xml"] = voc_xml(size, boxes)
-        pictures[stem] = pixels, boxes
+        images[stem] = pixels, boxes
     if change:
         change(members)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,19 +57,19 @@ def make_wheel(folder, change=None):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    return Wheel("deepforest==0.1", hashlib.sha256(path.read_bytes()).hexdigest()), pictures
+    return Wheel("deepforest==0.1", hashlib.sha256(path.read_bytes()).hexdigest()), images
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    source, pictures = make_wheel(tmp_path / "downloads")
+    source, images = make_wheel(tmp_path / "downloads")
 
     def prepare(**kwargs):
         kwargs = {"train_tile": 40, "train_overlap": 20, "source": source, **kwargs}
         return prepare_neon_trees(tmp_path, **kwargs)
 
     prepare()
-    return prepare, tmp_path / "neon_trees", pictures
+    return prepare, tmp_path / "neon_trees", images
 
 
 def read_coco(home, dataset):
@@ -77,7 +77,7 @@ def read_coco(home, dataset):
 
 
 def slow_tiles(boxes, size, tile, overlap, min_visible):
-    """What tile_boxes does, one window and one box at a time."""
+    """Reference for tile_boxes: one window and one box at a time."""
     starts = []
     for side in size:
         positions = [0]
@@ -112,11 +112,13 @@ def test_tiles_are_those_of_a_plain_loop(size, overlap):
     tiles = tile_boxes(boxes, size, 32, overlap, min_visible=0.37)
     windows, found = slow_tiles(boxes.tolist(), size, 32, overlap, 0.37)
     assert tiles.windows.tolist() == [list(w) for w in windows]
-    assert list(zip(tiles.window.tolist(), tiles.source.tolist())) == [f[:2] for f in found]
+    assert list(zip(tiles.window_index.tolist(), tiles.box_index.tolist())) == [
+        f[:2] for f in found
+    ]
     np.testing.assert_array_equal(tiles.boxes, np.array([f[2:] for f in found]).reshape(-1, 4))
 
 
-def test_without_overlap_tiles_partition_the_picture():
+def test_without_overlap_tiles_partition_the_image():
     windows = tile_boxes(np.zeros((0, 4)), (1249, 1035), 256).windows
     seen = np.zeros((1035, 1249), dtype=int)
     for x0, y0, x1, y1 in windows:
@@ -125,7 +127,7 @@ def test_without_overlap_tiles_partition_the_picture():
     assert (seen == 1).all()
 
 
-def test_with_overlap_all_tiles_are_full_and_cover_the_picture():
+def test_with_overlap_all_tiles_are_full_and_cover_the_image():
     windows = tile_boxes(np.zeros((0, 4)), (130, 97), 40, 15).windows
     seen = np.zeros((97, 130), dtype=int)
     for x0, y0, x1, y1 in windows:
@@ -137,15 +139,19 @@ def test_with_overlap_all_tiles_are_full_and_cover_the_picture():
 def test_a_box_needs_more_than_the_given_share():
     # 4 and 5 of 10 pixels left of x = 10.
     tiles = tile_boxes(np.array([[6, 0, 16, 1], [5, 0, 15, 1]]), (20, 10), 10, min_visible=0.4)
-    assert list(zip(tiles.window.tolist(), tiles.source.tolist())) == [(0, 1), (1, 0), (1, 1)]
+    assert list(zip(tiles.window_index.tolist(), tiles.box_index.tolist())) == [
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert tiles.boxes.tolist() == [[5, 0, 10, 1], [0, 0, 6, 1], [0, 0, 5, 1]]
 
 
-def test_a_picture_without_boxes_has_empty_tiles():
+def test_an_image_without_boxes_has_empty_tiles():
     tiles = tile_boxes(np.zeros((0, 4)), (20, 10), 10)
     assert tiles.windows.shape == (2, 4)
     assert tiles.boxes.shape == (0, 4)
-    assert tiles.window.shape == tiles.source.shape == (0,)
+    assert tiles.window_index.shape == tiles.box_index.shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [(0, 0), (8, 8), (8, -1), (-8, 0)])
@@ -234,9 +240,9 @@ def test_annotations_are_cocos(prepared):
         ("val_whole", neon_trees._VAL, 300, 0),
     ],
 )
-def test_pixels_and_boxes_are_those_of_the_picture(prepared, dataset, stem, tile, overlap):
-    _, home, pictures = prepared
-    pixels, boxes = pictures[stem]
+def test_pixels_and_boxes_are_those_of_the_image(prepared, dataset, stem, tile, overlap):
+    _, home, images = prepared
+    pixels, boxes = images[stem]
     windows, found = slow_tiles(boxes.tolist(), SIZES[stem], tile, overlap, 0.4)
     coco = read_coco(home, dataset)
     assert len(coco["images"]) == len(windows)
@@ -255,52 +261,69 @@ def test_a_complete_folder_is_left_alone(prepared, monkeypatch):
     assert sorted(p.name for p in home.parent.iterdir()) == ["downloads", "neon_trees"]
 
 
-def damage_delete(home):
+def delete_annotations(home):
     (home / "annotations" / "val.json").unlink()
-    return "val.json is missing"
 
 
-def damage_truncate(home):
-    path = next((home / "images" / "train").iterdir())
-    path.write_bytes(path.read_bytes()[:-5])
-    return f"{path.name} has"
+def damage_annotations(home):
+    (home / "annotations" / "val.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [damage_delete, damage_truncate])
-def test_a_damaged_folder_is_made_anew(prepared, damage, caplog):
+def delete_image(home):
+    next((home / "images" / "train").iterdir()).unlink()
+
+
+def delete_stamp(home):
+    (home / "stamp.txt").unlink()
+
+
+def damage_stamp(home):
+    (home / "stamp.txt").write_text("0" * 64)
+
+
+def as_version_0_1(home):
+    (home / "stamp.txt").rename(home / "manifest.json")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        delete_annotations,
+        damage_annotations,
+        delete_image,
+        delete_stamp,
+        damage_stamp,
+        as_version_0_1,
+    ],
+)
+def test_a_damaged_folder_is_made_again_and_the_old_one_kept(prepared, damage, caplog):
     prepare, home, _ = prepared
     before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
-    message = damage(home)
+    damage(home)
     with caplog.at_level(logging.WARNING):
         prepare()
-    assert message in caplog.text
+    assert "kept as" in caplog.text and "neon_trees.old1" in caplog.text
     assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
-    assert sorted(p.name for p in home.parent.iterdir()) == ["downloads", "neon_trees"]
+    names = ["downloads", "neon_trees", "neon_trees.old1"]
+    assert sorted(p.name for p in home.parent.iterdir()) == names
+    caplog.clear()
+    prepare()
+    assert caplog.text == ""
 
 
-def test_other_parameters_make_it_anew(prepared):
+def test_other_parameters_make_it_again(prepared):
     prepare, home, _ = prepared
     before = len(read_coco(home, "train")["images"])
     prepare(train_tile=60, train_overlap=0)
     assert len(read_coco(home, "train")["images"]) == 4 < before
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"files": 3}', None])
-def test_a_folder_without_our_manifest_is_kept_aside(prepared, broken, caplog):
-    prepare, home, _ = prepared
-    (home / "manifest.json").unlink()
-    if broken is not None:
-        (home / "manifest.json").write_text(broken)
-    prepare()
-    assert (home / "manifest.json").stat().st_size > 100
-    assert (home.parent / "neon_trees.old1" / "annotations" / "val.json").exists()
-    assert "neon_trees.old1" in caplog.text
-
-
-def test_files_of_others_are_kept_aside(prepared):
+def test_files_of_the_user_are_kept(prepared):
     prepare, home, _ = prepared
     for i in (1, 2):
         (home / "images" / "mine.txt").write_text(str(i))
+        prepare()
+        assert (home / "images" / "mine.txt").exists()  # a complete folder may hold more
         (home / "annotations" / "val.json").unlink()
         prepare()
         kept = home.parent / f"neon_trees.old{i}" / "images" / "mine.txt"
@@ -318,7 +341,7 @@ def test_a_link_to_another_disk_stays_one(prepared, tmp_path):
     prepare()
     assert home.is_symlink()
     assert (elsewhere / "annotations" / "val.json").exists()
-    assert [p.name for p in elsewhere.parent.iterdir()] == ["trees"]
+    assert sorted(p.name for p in elsewhere.parent.iterdir()) == ["trees", "trees.old1"]
 
 
 def test_an_interrupted_build_leaves_what_was_there(prepared, monkeypatch):

@@ -119,12 +119,12 @@ def damage_other_source(path, note):
     "damage",
     [damage_truncate, damage_same_size, damage_no_note, damage_note, damage_other_source],
 )
-def test_a_damaged_file_is_made_anew(small, damage, caplog):
+def test_a_damaged_file_is_made_again(small, damage, caplog):
     prepare, weights = small
     path = prepare()
     damage(path, path.with_name(path.name + ".json"))
     prepare()
-    assert "making it anew" in caplog.text
+    assert "making the file again" in caplog.text
     assert len(torch.load(path, weights_only=True)) == len(weights)
     caplog.clear()
     prepare()
@@ -154,7 +154,7 @@ def test_without_timm_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_real_weights_expect_what_real_pictures_give(tmp_path):
+def test_the_real_weights_fit_real_images(tmp_path):
     timm = pytest.importorskip("timm")
     weights = torch.load(prepare_efficientnet_lite0(tmp_path), weights_only=True)
     assert sum("num_batches_tracked" not in name for name in weights) == 247
@@ -172,7 +172,7 @@ def test_the_real_weights_expect_what_real_pictures_give(tmp_path):
     def compare(norm, args):
         variance = args[0].var((0, 2, 3))
         means.append(correlation(norm.running_mean, args[0].mean((0, 2, 3))))
-        # Logarithms, as few channels vary most; some hardly vary at all in one picture.
+        # Logarithms, as few channels vary most; some hardly vary at all in one image.
         logs = [v.clamp_min(1e-6).log() for v in (norm.running_var, variance)]
         variances.append(correlation(*logs))
 

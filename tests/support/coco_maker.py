@@ -1,4 +1,4 @@
-"""Small COCO sets for the tests."""
+"""Small COCO datasets for the tests."""
 
 import json
 
@@ -13,7 +13,7 @@ CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 
 
 class Maker:
-    """Builds a COCO set in a folder: noise, so that no two pictures are equal."""
+    """Builder of a COCO dataset in a folder; the images are noise, so all are different."""
 
     def __init__(self, folder, seed):
         self.folder, self.rng = folder, np.random.default_rng(seed)
@@ -21,7 +21,7 @@ class Maker:
         (folder / "images").mkdir(parents=True)
 
     def image(self, name, size=(64, 48), boxes=((8, 8, 24, 20),), write=True, **changes):
-        """Adds an image and its boxes; ``changes`` go to its row."""
+        """Add an image and its boxes; ``changes`` replace fields of its row."""
         width, height = size
         if write:
             noise = self.rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

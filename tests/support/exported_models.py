@@ -1,14 +1,12 @@
-"""Small models whose detections differ from place to place."""
+"""Small models for export, with detections that differ from location to location."""
 
 import torch
 from detectron2.modeling import build_model
 
-import fcos_d2
 from fcos_d2 import Predictor
-from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
-from support.helpers import TinyBackbone
-from support.tiny import tiny_overrides
+from support.model_folders import tiny_cfg
+from support.models import TinyBackbone, fcos_from
 
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {
@@ -35,10 +33,8 @@ TIMM = {
 
 def make_predictor(**changes):
     torch.manual_seed(0)
-    cfg = fcos_d2.get_cfg()
-    cfg.merge_from_file(fcos_d2.get_config_file("fcos_R_50_FPN_1x.yaml"))
     changes = {"INPUT.MAX_SIZE_TEST": 128, "MODEL.FCOS.INFERENCE_TH_TEST": 0.05, **changes}
-    cfg.merge_from_list(tiny_overrides("unused", **changes))
+    cfg = tiny_cfg(**changes)
     model = bring_to_life(build_model(cfg))
     return Predictor(model, cfg, ["cat", "dog", "owl"], category_ids=[3, 7, 90])
 
@@ -47,11 +43,10 @@ def two_level_fcos(head=None, **options):
     """Without a real backbone: exports in seconds."""
     torch.manual_seed(0)
     head = {"num_cls_convs": 1, "num_box_convs": 1, **(head or {})}
-    model = FCOS(
-        backbone=TinyBackbone(strides=[8, 16]),
-        head=FCOSHead(in_channels=32, num_levels=2, num_classes=3, **head),
-        pixel_mean=[100.0, 110.0, 120.0],
-        pixel_std=[50.0, 55.0, 60.0],
+    model = fcos_from(
+        TinyBackbone(strides=[8, 16]),
+        FCOSHead(in_channels=32, num_levels=2, num_classes=3, **head),
+        model_options={"pixel_mean": [100.0, 110.0, 120.0], "pixel_std": [50.0, 55.0, 60.0]},
         sizes_of_interest=[64],
         **options,
     )
@@ -67,7 +62,7 @@ def bring_to_life(model):
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     model.eval()
     head = model.head
-    side = 2.0 if head.norm_reg_targets else 3.0  # two strides, or exp(3) pixels
+    side = 2.0 if head.box_coder.in_strides else 3.0  # two strides, or exp(3) pixels
     wanted = {head.cls_logits: (-2.0, 1.5), head.bbox_pred: (side, 0.5), head.ctrness: (0.0, 1.0)}
     seen = {conv: [] for conv in wanted}
     for conv in wanted:

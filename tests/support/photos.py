@@ -1,4 +1,4 @@
-"""What the tests of ``fcos-d2 detect`` share."""
+"""Random images, and helpers for tests of ``fcos-d2 detect``."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The weights that the reference numbers of whole models were computed with, made from nothing."""
+"""Weights of the reference models, generated from seeds."""
 
 import gzip
 import json

@@ -41,14 +41,14 @@ _BACKBONES = {
 _VOVNETS = {f"V-{n}-eSE": f"ese_vovnet{n}b" for n in (39, 57, 99)}
 
 
-def _to_ours(state: State) -> State:
+def _convert(state: State) -> State:
     return rename(state, _RULES)
 
 
 def _backbone(name: str) -> dict:
     if name not in _BACKBONES:
         raise ValueError(
-            f"MODEL.BACKBONE.NAME {name!r} is none that FCOS was published with; known: "
+            f"MODEL.BACKBONE.NAME {name!r} is not a backbone of a published FCOS; known: "
             f"{', '.join(_BACKBONES)}"
         )
     return _BACKBONES[name]
@@ -73,7 +73,7 @@ def _mobilenet(on: bool) -> dict:
 _CONFIG_RULES = {
     "MODEL.META_ARCHITECTURE": None,
     "MODEL.PROPOSAL_GENERATOR.NAME": None,
-    "MODEL.WEIGHTS": None,  # what training started from; a conversion brings its own weights
+    "MODEL.WEIGHTS": None,  # initial weights of training; a conversion has its own weights
     "MODEL.BACKBONE.NAME": _backbone,
     "MODEL.MOBILENET": _mobilenet,
     "MODEL.DLA.CONV_BODY": lambda body: {"MODEL.TIMM.NAME": body.lower()},
@@ -85,7 +85,7 @@ _CONFIG_RULES = {
     "MODEL.FCOS.FPN_STRIDES": None,
     "MODEL.FCOS.YIELD_PROPOSAL": None,
     "MODEL.FCOS.YIELD_BOX_FEATURES": None,
-    "MODEL.FCOS.USE_RELU": None,  # their code does not read it
+    "MODEL.FCOS.USE_RELU": None,  # AdelaiDet never reads this key
     "INPUT.HFLIP_TRAIN": lambda on: {"INPUT.RANDOM_FLIP": "horizontal" if on else "none"},
     "DATASETS.TRAIN": None,
     "DATASETS.TEST": None,
@@ -95,14 +95,14 @@ _SAME = ("MODEL.", "INPUT.", "SOLVER.", "TEST.", "DATALOADER.", "VERSION")
 
 
 def _read_config(path: str) -> FCOSCfgNode:
-    theirs = flatten(_load(path))
-    body = theirs.get("MODEL.BACKBONE.NAME", "")
+    foreign = flatten(_load(path))
+    body = foreign.get("MODEL.BACKBONE.NAME", "")
     if body != "build_fcos_resnet_fpn_backbone" and body in _BACKBONES:
-        theirs.pop("MODEL.FPN.IN_FEATURES", None)  # named after the original code's stages
-    # The backbone's name sets what more special keys then change.
-    order = sorted(theirs, key=lambda key: key != "MODEL.BACKBONE.NAME")
+        foreign.pop("MODEL.FPN.IN_FEATURES", None)  # stage names of AdelaiDet's backbones
+    # The backbone name comes first: it sets defaults that more specific keys change.
+    order = sorted(foreign, key=lambda key: key != "MODEL.BACKBONE.NAME")
     return map_config(
-        {key: theirs[key] for key in order},
+        {key: foreign[key] for key in order},
         "adelaidet/Base-adelaidet.yaml",
         _CONFIG_RULES,
         lambda key: key.startswith(_SAME),
@@ -114,26 +114,26 @@ def _load(path: str) -> dict:
         return CfgNode.load_yaml_with_base(path)
     except FileNotFoundError as error:
         with open(path, encoding="utf-8") as file:
-            alone = yaml.safe_load(file)
-        if os.path.basename(alone.get("_BASE_", "")) != "Base-FCOS.yaml":
+            content = yaml.safe_load(file)
+        if os.path.basename(content.get("_BASE_", "")) != "Base-FCOS.yaml":
             raise FileNotFoundError(
-                f"{path} is based on {alone.get('_BASE_')}, which is not there ({error})"
+                f"{path} is based on {content.get('_BASE_')}, which is not there ({error})"
             ) from error
     logger.warning(
         "%s is based on %s, which is not there: taking AdelaiDet's published one",
         path,
-        alone.pop("_BASE_"),
+        content.pop("_BASE_"),
     )
-    return alone
+    return content
 
 
 FORMAT = Format(
     name="adelaidet",
-    mark="proposal_generator.fcos_head.",
-    to_ours=_to_ours,
+    prefix="proposal_generator.fcos_head.",
+    convert=_convert,
     compat=Compat(),
-    # Old detectron2 stored the pixel statistics; in a DLA stage of two levels the outer
-    # projection's result is thrown away.
+    # Old versions of detectron2 stored the pixel statistics; a DLA stage of two levels discards
+    # the result of the outer projection.
     unused=r"(.*\.)?pixel_(mean|std)|backbone\.bottom_up\.model\.level[34]\.project\..*",
     read_config=_read_config,
 )

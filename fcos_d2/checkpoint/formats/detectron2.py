@@ -1,4 +1,4 @@
-"""Checkpoints of detectron2's own FCOS (``detectron2.modeling.meta_arch.FCOS``, lazy configs)."""
+"""Checkpoints of FCOS in detectron2 (``detectron2.modeling.meta_arch.FCOS``, lazy configs)."""
 
 import re
 
@@ -15,9 +15,9 @@ _RULES = (
 _STATISTICS = re.compile(r"(head\.\w+_tower\.\d+)\.(\d+)\.running_mean")
 
 
-def _to_ours(state: State) -> State:
+def _convert(state: State) -> State:
     state = rename(state, _RULES)
-    # Batch norms there have statistics for each level and weights for all of them.
+    # Batch norms of detectron2 have statistics per level and shared weights.
     levels = [m for m in map(_STATISTICS.fullmatch, state) if m]
     for norm, level in (m.groups() for m in levels):
         for name in ("weight", "bias"):
@@ -29,8 +29,8 @@ def _to_ours(state: State) -> State:
 
 FORMAT = Format(
     name="detectron2",
-    mark="head.cls_subnet.",
-    to_ours=_to_ours,
+    prefix="head.cls_subnet.",
+    convert=_convert,
     compat=Compat(
         exclusive_ranges=True,
         unsmoothed_iou=True,

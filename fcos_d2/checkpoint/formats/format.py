@@ -1,4 +1,4 @@
-"""What every foreign checkpoint format has to say of itself, and helpers to say it."""
+"""Description of a foreign checkpoint format, and helpers to define one."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...config import FCOSCfgNode, get_cfg, get_config_file, has_key
 from ...modeling.compat import Compat
 
-__all__ = ["RESNET_RULES", "Format", "flatten", "map_config", "minus_eps", "rename"]
+__all__ = ["RESNET_RULES", "Format", "flatten", "map_config", "rename", "subtract_eps"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +24,20 @@ class Format:
     """A code base that published FCOS checkpoints.
 
     Attributes:
-        name: as ``fcos-d2 convert --from`` knows it.
-        mark: a prefix that names of its checkpoints, and of no other format's, have.
-        to_ours: its state dict under our names, and as our layers expect it.
-        compat: the conventions its models need in ``MODEL.FCOS.COMPAT``.
-        unused: pattern of tensors, under our names, that its models never read.
-        read_config: its config file as one of ours; ``None`` where configs are programs.
-        default_config: of ours, where the format has a single model; otherwise ``None``.
+        name: name for ``fcos-d2 convert --from``.
+        prefix: beginning of tensor names that occurs only in checkpoints of this format.
+        convert: function from a foreign state dict to the names and layouts of fcos_d2.
+        compat: conventions that models of this format need in ``MODEL.FCOS.COMPAT``.
+        unused: regular expression for tensors, by their names in fcos_d2, that the foreign model
+            never reads.
+        read_config: function from a foreign config file to a config of fcos_d2; ``None`` if
+            foreign configs are programs.
+        default_config: config of fcos_d2 if the format has only one model; otherwise ``None``.
     """
 
     name: str
-    mark: str
-    to_ours: Callable[[State], State]
+    prefix: str
+    convert: Callable[[State], State]
     compat: Compat
     unused: str = r"(?!)"
     read_config: Callable[[str], FCOSCfgNode] | None = None
@@ -43,10 +45,10 @@ class Format:
 
 
 def rename(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> State:
-    """Apply every ``(pattern, replacement)`` in turn to every name.
+    """Apply all ``(pattern, replacement)`` rules, in their order, to all names.
 
     Raises:
-        ValueError: if two tensors get one name.
+        ValueError: if two tensors get the same name.
     """
     renamed: State = {}
     for old, tensor in state.items():
@@ -54,12 +56,12 @@ def rename(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> State:
         for pattern, replacement in rules:
             new = re.sub(pattern, replacement, new)
         if new in renamed:
-            raise ValueError(f"{old!r} and another tensor of the checkpoint would both be {new!r}")
+            raise ValueError(f"{old!r} and another tensor of the checkpoint both become {new!r}")
         renamed[new] = tensor
     return renamed
 
 
-# torchvision's and Caffe2's names of a ResNet's layers -> detectron2's, below the backbone.
+# ResNet layers: names of torchvision and Caffe2 -> names of detectron2, inside the backbone.
 RESNET_RULES: Sequence[Rule] = (
     (r"^backbone\.bottom_up\.(conv|bn)1\.", r"backbone.bottom_up.stem.\g<1>1."),
     (r"^(backbone\.bottom_up\.)layer(\d)\.", lambda m: f"{m[1]}res{int(m[2]) + 1}."),
@@ -70,7 +72,7 @@ RESNET_RULES: Sequence[Rule] = (
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested config -> {dotted key: value}."""
+    """Convert a nested config to {dotted key: value}."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -81,25 +83,25 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def map_config(
-    theirs: Mapping[str, Any],
+    foreign: Mapping[str, Any],
     base: str,
     rules: Mapping[str, str | Callable[[Any], dict[str, Any]] | None],
     same: Callable[[str], bool] = lambda key: False,
 ) -> FCOSCfgNode:
-    """A foreign config on top of one of ours.
+    """Apply a foreign config to a config of fcos_d2. Unknown keys are ignored with a warning.
 
     Args:
-        theirs: {dotted key: value}.
-        base: name of our config that holds the format's defaults.
-        rules: for each foreign key the key it has here, a function from its value to
-            {our key: value}, or ``None`` if it means nothing here.
-        same: tells the keys that mean the same here.
+        foreign: {dotted key: value} of the foreign config.
+        base: name of the config of fcos_d2 with the defaults of the format.
+        rules: for a foreign key its name in fcos_d2, or a function from the foreign value to
+            {key: value} of fcos_d2, or ``None`` to drop the key.
+        same: predicate for foreign keys with the same name and meaning in fcos_d2.
     """
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(base))
     overrides: dict[str, Any] = {}
     ignored = []
-    for key, value in theirs.items():
+    for key, value in foreign.items():
         rule = rules.get(key, key if same(key) and has_key(cfg, key) else "?")
         if rule == "?":
             ignored.append(key)
@@ -108,13 +110,15 @@ def map_config(
         elif rule is not None:
             overrides[rule] = value
     if ignored:
-        logger.warning("Config keys without a meaning here, ignored: %s", ", ".join(ignored))
+        logger.warning(
+            "Ignored config keys without an equivalent in fcos_d2: %s", ", ".join(ignored)
+        )
     cfg.merge_from_list([x for pair in overrides.items() for x in pair])
     return cfg
 
 
-def minus_eps(state: State, eps: float = 1e-5) -> State:
-    """Statistics of batch norms that divide by ``sqrt(var)`` for ones that add ``eps`` first."""
+def subtract_eps(state: State, eps: float = 1e-5) -> State:
+    """Convert frozen batch norms that divide by ``sqrt(var)`` to ``sqrt(var + eps)``."""
     frozen = {
         key: value - eps
         for key, value in state.items()

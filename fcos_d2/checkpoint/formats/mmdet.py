@@ -33,7 +33,7 @@ _RULES = (
 )
 
 
-def _to_ours(state: State) -> State:
+def _convert(state: State) -> State:
     state = rename({k: v for k, v in state.items() if not k.startswith("ema_")}, _RULES)
     for key in [k for k in state if k.startswith("head.scales.")]:
         state[key] = state[key].reshape(1)
@@ -43,7 +43,7 @@ def _to_ours(state: State) -> State:
 
 
 def _tower_names(state: State, tower: str) -> State:
-    """Towers counted in convolutions -> counted in layers: convolution, norm, ReLU."""
+    """Rename tower layers: index of the convolution -> index in [convolution, norm, ReLU, ...]."""
     inside = {k: v for k, v in state.items() if k.startswith(tower)}
     others = {k: v for k, v in state.items() if k not in inside}
     step = 3 if any(".gn." in k for k in inside) else 2
@@ -61,7 +61,7 @@ def _tower_names(state: State, tower: str) -> State:
         else:
             name = f"{position}.conv"
         renamed[".".join([tower + name, *rest])] = value
-    # Without a bias theirs equals one of zero.
+    # A convolution without bias equals one with zero bias.
     for key, value in list(renamed.items()):
         bias = key.removesuffix("weight") + "bias"
         if value.dim() == 4 and bias not in renamed:
@@ -71,8 +71,8 @@ def _tower_names(state: State, tower: str) -> State:
 
 FORMAT = Format(
     name="mmdet",
-    mark="bbox_head.",
-    to_ours=_to_ours,
+    prefix="bbox_head.",
+    convert=_convert,
     compat=Compat(
         unsmoothed_iou=True, topk_by_class_score=True, product_scores=True, clip_before_nms=True
     ),

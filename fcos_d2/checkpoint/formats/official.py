@@ -6,7 +6,7 @@ import yaml
 
 from ...config import FCOSCfgNode
 from ...modeling.compat import Compat
-from .format import RESNET_RULES, Format, State, flatten, map_config, minus_eps, rename
+from .format import RESNET_RULES, Format, State, flatten, map_config, rename, subtract_eps
 from .timm_names import MOBILENET_V2_RULES
 
 __all__ = ["FORMAT"]
@@ -17,7 +17,7 @@ _RULES = (
     (r"^(backbone\.bottom_up\..*)conv2\.conv\.", r"\1conv2."),
     (r"^(backbone\.bottom_up\..*)conv2\.offset\.", r"\1conv2_offset."),
     *MOBILENET_V2_RULES,
-    # Levels are named after ResNet's layers there. With GN an FPN layer is [convolution, GN].
+    # Levels have the numbers of ResNet layers. With GN an FPN layer is [convolution, GN].
     (r"^backbone\.fpn\.fpn_inner(\d)\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 1}."),
     (r"^backbone\.fpn\.fpn_layer(\d)\.", lambda m: f"backbone.fpn_output{int(m[1]) + 1}."),
     (r"^(backbone\.fpn_(?:lateral|output)\d\.)0\.", r"\1"),
@@ -28,9 +28,9 @@ _RULES = (
 )
 
 
-def _to_ours(state: State) -> State:
-    # Their frozen batch norm has no eps; trainable ones (MobileNetV2) have the usual one.
-    return minus_eps(rename(state, _RULES))
+def _convert(state: State) -> State:
+    # Frozen batch norms of this code have no eps; trainable ones (MobileNetV2) have the usual eps.
+    return subtract_eps(rename(state, _RULES))
 
 
 def _conv_body(name: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _conv_body(name: str) -> dict[str, Any]:
         }
     depth = name.removesuffix("-FPN-RETINANET").removeprefix("R-")
     if depth not in ("50", "101", "152"):
-        raise ValueError(f"MODEL.BACKBONE.CONV_BODY {name!r} is none that FCOS was published with")
+        raise ValueError(f"MODEL.BACKBONE.CONV_BODY {name!r} is not a backbone of a published FCOS")
     return {"MODEL.RESNETS.DEPTH": int(depth)}
 
 
@@ -57,7 +57,7 @@ def _radius(value: float) -> dict[str, Any]:
 
 
 def _size_range(value) -> dict[str, Any]:
-    if value[0] < 0:  # their way to say: no range
+    if value[0] < 0:  # no range
         return {}
     return {"INPUT.MIN_SIZE_TRAIN": tuple(value), "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range"}
 
@@ -67,7 +67,7 @@ _CONFIG_RULES = {
     "MODEL.RPN_ONLY": None,
     "MODEL.FCOS_ON": None,
     "MODEL.RETINANET_ON": None,
-    "MODEL.WEIGHT": None,  # what training started from; a conversion brings its own weights
+    "MODEL.WEIGHT": None,  # initial weights of training; a conversion has its own weights
     "MODEL.BACKBONE.CONV_BODY": _conv_body,
     "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": "MODEL.BACKBONE.FREEZE_AT",
     "MODEL.RESNETS.BACKBONE_OUT_CHANNELS": "MODEL.FPN.OUT_CHANNELS",
@@ -91,6 +91,9 @@ _CONFIG_RULES = {
         "MODEL.FCOS.NUM_BOX_CONVS": v,
     },
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": _radius,
+    "MODEL.FCOS.NORM_REG_TARGETS": lambda v: {
+        "MODEL.FCOS.BOX_REPRESENTATION": "ltrb_relu" if v else "ltrb_exp"
+    },
     "MODEL.FCOS.IOU_LOSS_TYPE": "MODEL.FCOS.LOC_LOSS_TYPE",
     "MODEL.FCOS.USE_DCN_IN_TOWER": "MODEL.FCOS.USE_DEFORMABLE",
     "INPUT.PIXEL_MEAN": "MODEL.PIXEL_MEAN",
@@ -110,7 +113,7 @@ _SAME = {
     *(f"MODEL.RESNETS.{k}" for k in ("NUM_GROUPS", "WIDTH_PER_GROUP", "STRIDE_IN_1X1")),
     *(f"MODEL.RESNETS.{k}" for k in ("RES5_DILATION", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")),
     *(f"MODEL.FCOS.{k}" for k in ("PRIOR_PROB", "NMS_TH", "LOSS_ALPHA", "LOSS_GAMMA")),
-    *(f"MODEL.FCOS.{k}" for k in ("NORM_REG_TARGETS", "CENTERNESS_ON_REG")),
+    "MODEL.FCOS.CENTERNESS_ON_REG",
     *(f"INPUT.{k}" for k in ("MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST")),
     *(f"SOLVER.{k}" for k in ("BASE_LR", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS")),
     *(f"SOLVER.{k}" for k in ("MOMENTUM", "GAMMA", "STEPS", "MAX_ITER", "IMS_PER_BATCH")),
@@ -121,16 +124,16 @@ _SAME = {
 
 def _read_config(path: str) -> FCOSCfgNode:
     with open(path, encoding="utf-8") as file:
-        theirs = flatten(_plain(yaml.safe_load(file)))
-    # Their range of sizes replaces the list, whichever comes first in the file.
-    size_range = theirs.get("INPUT.MIN_SIZE_RANGE_TRAIN")
+        foreign = flatten(_plain(yaml.safe_load(file)))
+    # A range of sizes replaces the list of sizes, in any order of the keys.
+    size_range = foreign.get("INPUT.MIN_SIZE_RANGE_TRAIN")
     if size_range and _plain(size_range)[0] > 0:
-        theirs.pop("INPUT.MIN_SIZE_TRAIN", None)
-    return map_config(theirs, "official/Base-official.yaml", _CONFIG_RULES, _SAME.__contains__)
+        foreign.pop("INPUT.MIN_SIZE_TRAIN", None)
+    return map_config(foreign, "official/Base-official.yaml", _CONFIG_RULES, _SAME.__contains__)
 
 
 def _plain(value: Any) -> Any:
-    """Tuples, which their YAML writes as text."""
+    """Parse tuples, which these YAML files write as text."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, str) and value.startswith("("):
@@ -140,8 +143,8 @@ def _plain(value: Any) -> Any:
 
 FORMAT = Format(
     name="official",
-    mark="rpn.head.",
-    to_ours=_to_ours,
+    prefix="rpn.head.",
+    convert=_convert,
     compat=Compat(one_pixel_boxes=True),
     read_config=_read_config,
 )

@@ -1,4 +1,4 @@
-"""Names that published backbones have in their original code -> names in timm."""
+"""Renaming rules of backbones: names in their original code -> names in timm."""
 
 from .format import Rule
 
@@ -9,14 +9,14 @@ _MODEL = "backbone.bottom_up.model."
 
 # Inverted residual blocks of each stage.
 _MOBILENET_V2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
-_PLACES = [(s, b) for s, n in enumerate(_MOBILENET_V2_BLOCKS) for b in range(n)]
-# Position in a block's flat list of convolution, batch norm, ReLU6, ... -> timm's name.
+_STAGE_AND_BLOCK = [(s, b) for s, n in enumerate(_MOBILENET_V2_BLOCKS) for b in range(n)]
+# Index in the flat list [convolution, batch norm, ReLU6, ...] of a block -> name in timm.
 _FIRST_BLOCK = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 _BLOCK = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}
 
 
 def _mobilenet_block(match) -> str:
-    stage, block = _PLACES[int(match[1]) - 1]
+    stage, block = _STAGE_AND_BLOCK[int(match[1]) - 1]
     layer = (_FIRST_BLOCK if stage == 0 else _BLOCK)[match[2]]
     return f"{_MODEL}blocks.{stage}.{block}.{layer}."
 

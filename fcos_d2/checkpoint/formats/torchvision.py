@@ -1,4 +1,4 @@
-"""Checkpoints of torchvision's FCOS (``torchvision.models.detection.fcos``)."""
+"""Checkpoints of FCOS in torchvision (``torchvision.models.detection.fcos``)."""
 
 from ...modeling.compat import Compat
 from .format import RESNET_RULES, Format, State, rename
@@ -20,12 +20,12 @@ _RULES = (
     (r"^head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
     (r"^head\.regression_head\.bbox_ctrness\.", "head.ctrness."),
 )
-# COCO's category ids run to 90 with ten holes. The published model has a channel for each number.
+# COCO has 80 category ids from 1 to 90. The published model has one channel per number.
 _COCO_CHANNELS = 91
 _NO_CATEGORY = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
-def _to_ours(state: State) -> State:
+def _convert(state: State) -> State:
     state = rename(state, _RULES)
     kept = [i for i in range(_COCO_CHANNELS) if i not in _NO_CATEGORY]
     for key in ("head.cls_logits.weight", "head.cls_logits.bias"):
@@ -36,8 +36,8 @@ def _to_ours(state: State) -> State:
 
 FORMAT = Format(
     name="torchvision",
-    mark="head.classification_head.",
-    to_ours=_to_ours,
+    prefix="head.classification_head.",
+    convert=_convert,
     compat=Compat(
         grid_locations=True,
         exclusive_ranges=True,

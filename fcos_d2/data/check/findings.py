@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a data set, and the cases of it that were found."""
+"""Kinds of faults of a dataset, and the collected examples of each kind."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -7,50 +7,51 @@ from typing import NamedTuple
 
 __all__ = ["KINDS", "Collector", "Example", "Finding"]
 
-# Kind -> severity and what it means. An error stops training or makes its results wrong.
+# Kind -> severity and meaning. An error stops training or makes its results wrong.
 KINDS = {
     "image_missing": ("error", "the file is not in the image folder"),
-    "image_unreadable": ("error", "no image, damaged or truncated: replace the file"),
-    "size_differs": ("error", "width and height in the JSON are not those of the image"),
+    "image_unreadable": ("error", "not an image, damaged or truncated: replace the file"),
+    "size_differs": ("error", "width and height in the JSON differ from the image"),
     "exif_rotation": (
         "error",
-        "turned by its EXIF tag when read, but the JSON has the size before that: save it upright "
-        "or swap width and height",
+        "the EXIF tag rotates the image when it is read, but the JSON has the size before "
+        "rotation: save the image upright or swap width and height",
     ),
-    "image_id_twice": ("error", "two images with one id"),
+    "image_id_twice": ("error", "two images with the same id"),
     "file_name_twice": (
         "error",
-        "two images with one file: the boxes of each are background in the other",
+        "two images with the same file: the boxes of one are background in the other",
     ),
-    "annotation_id_twice": ("error", "detectron2 and COCO's evaluation want different ids"),
-    "category_id_twice": ("error", "two categories with one id"),
-    "category_name_twice": ("warning", "two categories with one name are two classes"),
-    "unknown_image": ("error", "an annotation of an image that is not there"),
-    "unknown_category": ("error", "an annotation of a category that is not there"),
-    "area_or_iscrowd": ("error", "no area >= 0, or iscrowd not 0 or 1: COCO's evaluation stops"),
+    "annotation_id_twice": ("error", "detectron2 and the COCO evaluation need unique ids"),
+    "category_id_twice": ("error", "two categories with the same id"),
+    "category_name_twice": ("warning", "two categories with the same name are two classes"),
+    "unknown_image": ("error", "an annotation of an image that does not exist"),
+    "unknown_category": ("error", "an annotation of a category that does not exist"),
+    "area_or_iscrowd": ("error", "no area >= 0, or iscrowd not 0 or 1: the COCO evaluation stops"),
     "ignore_set": ("error", "detectron2 stops where `ignore` is not 0: use iscrowd"),
-    "annotation_id_zero": ("warning", "COCO's evaluation takes a match with it for no match"),
+    "annotation_id_zero": ("warning", "the COCO evaluation counts a match with this id as a miss"),
     "box_not_finite": ("error", "a box with NaN or infinity"),
     "box_empty": ("error", "a box whose width or height is zero or negative"),
-    "box_outside": ("error", "a box that is nowhere in its image"),
-    "box_over_border": ("warning", "a box that leaves its image, and will be cut off there"),
+    "box_outside": ("error", "a box outside its image"),
+    "box_over_border": ("warning", "a box that exceeds its image; training clips it"),
     "box_tiny": ("warning", "a box below 1 pixel once the image is resized"),
     "box_without_location": (
         "warning",
-        "a box that no FCOS location learns at this input size: too small, or covered by others",
+        "a box without a positive FCOS location at this input size: too small, or covered by "
+        "other boxes",
     ),
-    "category_names_differ": ("error", "class i means another thing in val than in train"),
-    "category_ids_differ": ("warning", "same classes, with other ids in val than in train"),
-    "category_order_differs": ("info", "same categories, listed in another order; harmless"),
-    "same_picture_in_val": ("error", "one content in train and val: val measures memory"),
-    "same_name_in_val": ("warning", "one file name in train and val, contents differ"),
-    "content_twice": ("warning", "one content under several names"),
+    "category_names_differ": ("error", "class i has different names in train and val"),
+    "category_ids_differ": ("warning", "same classes with different ids in train and val"),
+    "category_order_differs": ("info", "same categories in a different order; harmless"),
+    "same_picture_in_val": ("error", "the same content in train and val: val measures memory"),
+    "same_name_in_val": ("warning", "the same file name in train and val with different contents"),
+    "content_twice": ("warning", "the same content under several names"),
     "exif_ambiguous": (
         "warning",
-        "turned or mirrored by its EXIF tag when read, which its size cannot tell: make sure that "
-        "the boxes are of the turned image",
+        "the EXIF tag rotates or mirrors the image when it is read, and the size cannot show it: "
+        "make sure that the boxes belong to the image after rotation",
     ),
-    "class_without_boxes": ("warning", "nothing to learn or to measure"),
+    "class_without_boxes": ("warning", "a class without boxes: nothing to learn or to measure"),
     "image_without_boxes": ("info", "left out of training by DATALOADER.FILTER_EMPTY_ANNOTATIONS"),
 }
 _SEVERITIES = ("error", "warning", "info")
@@ -59,7 +60,13 @@ _MAX_EXAMPLES = 20
 
 
 class Example(NamedTuple):
-    """One case of a finding; ``box`` is x1, y1, x2, y2 in pixels of the image at ``path``."""
+    """One case of a finding.
+
+    Attributes:
+        text: description with the names of the split and the image.
+        path: path of the image, if there is one.
+        box: x1, y1, x2, y2 in pixels of the image, if there is one.
+    """
 
     text: str
     path: Path | None = None
@@ -68,13 +75,13 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault.
+    """All cases of one kind of fault.
 
     Attributes:
         kind: one of :data:`KINDS`.
         severity: "error", "warning" or "info".
-        count: how often.
-        examples: the first 20.
+        count: number of cases.
+        examples: the first 20 cases.
     """
 
     kind: str
@@ -84,7 +91,7 @@ class Finding:
 
 
 class Collector:
-    """Counts what is added, and keeps the first examples."""
+    """Counter of cases that keeps the first examples of each kind."""
 
     def __init__(self):
         self.counts = Counter()

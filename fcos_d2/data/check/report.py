@@ -1,4 +1,4 @@
-"""Findings about a data set as tables and pictures."""
+"""Findings about a dataset as tables and images."""
 
 import os
 from collections import Counter, defaultdict
@@ -15,11 +15,16 @@ from ..datasets.files import CocoData
 from .dataset import inspect_image
 from .findings import KINDS, Finding
 
-__all__ = ["class_table", "findings_table", "save_pictures"]
+__all__ = ["class_table", "findings_table", "save_images"]
 
 
 def findings_table(findings: Sequence[Finding], examples: int = 3) -> str:
-    """A table of the findings with their first examples, and what each kind means."""
+    """Table of the findings with their first examples, and the meaning of each kind.
+
+    Args:
+        findings: result of :func:`~fcos_d2.data.check.dataset.check_dataset`.
+        examples: largest number of examples per finding.
+    """
     if not findings:
         return "Nothing found"
     rows = []
@@ -34,35 +39,39 @@ def findings_table(findings: Sequence[Finding], examples: int = 3) -> str:
 
 
 def class_table(train: CocoData, val: CocoData | None = None) -> str:
-    """A table of the classes' frequencies: boxes, and images that have some."""
-    sets = {"train": train} if val is None else {"train": train, "val": val}
+    """Table of the classes: number of boxes, and number of images with such boxes."""
+    datasets = {"train": train} if val is None else {"train": train, "val": val}
     categories = sorted(
-        {(c["id"], c["name"]) for data in sets.values() for c in data.content["categories"]}
+        {(c["id"], c["name"]) for data in datasets.values() for c in data.content["categories"]}
     )
     columns = []
-    for data in sets.values():
-        own = {(c["id"], c["name"]) for c in data.content["categories"]}
+    for data in datasets.values():
+        present = {(c["id"], c["name"]) for c in data.content["categories"]}
         pairs = [(a["category_id"], a["image_id"]) for a in data.content["annotations"]]
         boxes, images = Counter(p[0] for p in pairs), Counter(p[0] for p in set(pairs))
         for counts in (boxes, images):
-            columns.append([counts[c[0]] if c in own else "" for c in categories])
+            columns.append([counts[c[0]] if c in present else "" for c in categories])
     headers = [
         "id",
         "class",
-        *(f"{label} {what}" for label in sets for what in ("boxes", "images")),
+        *(f"{split} {unit}" for split in datasets for unit in ("boxes", "images")),
     ]
     rows = [[*category, *counts] for category, *counts in zip(categories, *columns)]
     return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=[1])
 
 
-def save_pictures(findings: Sequence[Finding], folder: str | os.PathLike) -> int:
-    """Save the examples' pictures as ``<kind>-<number>-<name>.png``, with the bad boxes drawn.
+def save_images(findings: Sequence[Finding], folder: str | os.PathLike) -> int:
+    """Save the images of the examples as ``<kind>-<number>-<name>.png``, with the bad boxes.
 
-    Boxes are drawn at least 4 pixels wide and at the border if they are outside. Pictures that
-    cannot be read, which are findings themselves, are left out.
+    Boxes are drawn at least 4 pixels wide; boxes outside the image are drawn at its border.
+    Unreadable images are left out: they are findings themselves.
+
+    Args:
+        findings: result of :func:`~fcos_d2.data.check.dataset.check_dataset`.
+        folder: folder of the images; created if needed.
 
     Returns:
-        How many were saved.
+        Number of saved images.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     saved = 0
@@ -71,10 +80,10 @@ def save_pictures(findings: Sequence[Finding], folder: str | os.PathLike) -> int
         for example in finding.examples:
             if example.path is not None:
                 boxes[example.path] += [] if example.box is None else [example.box]
-        for number, (path, bad) in enumerate(boxes.items(), start=1):
+        for number, (path, bad_boxes) in enumerate(boxes.items(), start=1):
             if inspect_image(path).fault is None:
-                picture = _draw(path, bad)
-                picture.save(Path(folder, f"{finding.kind}-{number:02d}-{path.stem}.png"))
+                name = f"{finding.kind}-{number:02d}-{path.stem}.png"
+                _draw(path, bad_boxes).save(Path(folder, name))
                 saved += 1
     return saved
 

@@ -1,4 +1,4 @@
-"""The data sets that this project knows by name."""
+"""Datasets that this project registers by name."""
 
 import os
 
@@ -13,7 +13,7 @@ __all__ = [
     "register_neon_trees",
 ]
 
-# Dataset -> folder of its images; its annotations are annotations/<dataset>.json.
+# Dataset -> folder of the images; the annotations are annotations/<dataset>.json.
 NEON_TREES_FOLDERS = {
     "train": "images/train",
     "val": "images/val",
@@ -24,20 +24,23 @@ NEON_TREES_CATEGORIES = [{"id": 1, "name": "tree"}]
 
 
 def dataset_root() -> str:
-    """Folder of all data sets: ``DETECTRON2_DATASETS``, or ``datasets`` in the working folder."""
+    """Folder of all datasets: ``DETECTRON2_DATASETS``, or ``datasets`` in the working folder."""
     return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def register_datasets() -> None:
-    """Make our data sets known to detectron2's catalogs; reads nothing from disk."""
+    """Register the datasets of this project with detectron2; reads nothing from disk."""
     register_neon_trees(dataset_root())
 
 
 def register_neon_trees(root: str | os.PathLike) -> None:
     """Register neon_trees_train, _val, _osbs and _val_whole below ``root`` with detectron2.
 
-    Reads nothing from disk: the files are needed when a dataset is loaded. Names that are
-    registered already stay as they are.
+    Reads nothing from disk: the files are read when a dataset is loaded. Names that are already
+    registered keep their registration.
+
+    Args:
+        root: folder of all datasets.
     """
     for dataset, folder in NEON_TREES_FOLDERS.items():
         name = f"neon_trees_{dataset}"

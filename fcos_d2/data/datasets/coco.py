@@ -1,4 +1,4 @@
-"""COCO's format, read and checked field by field."""
+"""Reader of COCO files that checks every field."""
 
 import json
 import os
@@ -11,11 +11,15 @@ __all__ = ["coco_classes", "load_coco"]
 
 
 def load_coco(json_file: str | os.PathLike, image_root: str | os.PathLike) -> CocoData:
-    """Read a COCO file and make sure that its fields are there and of the right types.
+    """Read a COCO file and check that every field exists and has the right type.
+
+    Args:
+        json_file: file with images, annotations and categories.
+        image_root: folder of the images.
 
     Raises:
         FileNotFoundError: if the file or the folder is missing.
-        ValueError: naming the file and the first field that is wrong.
+        ValueError: for the first wrong field; names the file and the field.
     """
     if not os.path.isdir(image_root):
         raise FileNotFoundError(f"no image folder {image_root}")
@@ -28,10 +32,13 @@ def load_coco(json_file: str | os.PathLike, image_root: str | os.PathLike) -> Co
 
 
 def coco_classes(json_file: str | os.PathLike) -> list[str]:
-    """Names of a COCO file's categories, in the order of their ids; the rest is not looked at.
+    """Names of the categories of a COCO file, in the order of their ids.
+
+    This order is that of detectron2's class indices. Images and annotations are not checked.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load_coco`; also if there are no categories.
+        FileNotFoundError: if the file is missing.
+        ValueError: if the file is not in COCO's format, or has no categories; names the file.
     """
     content = _load_json(json_file)
     _check_rows(json_file, content, "categories")
@@ -46,7 +53,9 @@ def _load_json(json_file: str | os.PathLike) -> dict:
     except FileNotFoundError:
         raise FileNotFoundError(f"no annotation file {json_file}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{json_file} is damaged or no JSON: {error}") from error
+        raise ValueError(
+            f"{json_file} is not in COCO's format: damaged or not JSON ({error})"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(
             f"{json_file}: expected an object with images, annotations and categories at the top, "
@@ -56,7 +65,7 @@ def _load_json(json_file: str | os.PathLike) -> dict:
 
 
 def _check_rows(json_file: str | os.PathLike, content: dict, part: str) -> None:
-    """One of the three lists is there, and each of its rows has the fields of :data:`_FIELDS`."""
+    """Check that the list ``part`` exists and that its rows have the fields of :data:`_FIELDS`."""
     rows = content.get(part)
     if not isinstance(rows, list):
         what = f"{part} is {reprlib.repr(rows)}" if part in content else f"no key {part!r}"
@@ -75,7 +84,7 @@ def _check_rows(json_file: str | os.PathLike, content: dict, part: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    # NaN and infinity are numbers here: a box that has one is counted, not refused.
+    # NaN and infinity pass: check-data counts boxes with them instead of refusing the file.
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 

@@ -1,53 +1,80 @@
-"""What the readers of COCO, Pascal VOC and YOLO share: all give the content of a COCO file."""
+"""Helpers shared by the dataset readers; every reader returns the content of a COCO file."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "CocoData",
+    "DatasetFiles",
     "LabeledBox",
-    "Sources",
+    "displayed_size",
+    "make_stamp",
     "read_lines",
     "read_size",
-    "shown_size",
     "to_coco",
 ]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _EXIF_ORIENTATION = 0x0112
 
 
 class CocoData(NamedTuple):
-    """A data set.
+    """A dataset in memory.
 
     Attributes:
-        content: what a COCO file holds: ``images``, ``annotations`` and ``categories``.
-        image_root: the folder that the images' ``file_name`` are relative to.
+        content: content of a COCO file: ``images``, ``annotations`` and ``categories``.
+        image_root: folder that the ``file_name`` of each image is relative to.
     """
 
     content: dict
     image_root: Path
 
 
-class Sources(NamedTuple):
-    """Where a data set is: the folder of its images, and all files that it is made from."""
+class DatasetFiles(NamedTuple):
+    """Files of a dataset on disk.
+
+    Attributes:
+        image_root: folder of the images.
+        files: all files that the dataset is made from.
+    """
 
     image_root: Path
     files: list[Path]
 
 
-def shown_size(image: Image.Image) -> tuple[int, int, int]:
-    """Width and height, in pixels, of an image as it is shown, and its EXIF orientation (1 to 8).
+def make_stamp(recipe: object, files: Iterable[Path] = ()) -> str:
+    """Hash of everything that converted data is made from; equal stamps mean equal data.
 
-    detectron2 turns images by that tag when it reads them.
+    Args:
+        recipe: version and options of the conversion, as JSON can write them.
+        files: source files; their paths, sizes and modification times enter the hash.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: if a file does not exist.
+    """
+    digest = hashlib.sha256(json.dumps(recipe).encode())
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def displayed_size(image: Image.Image) -> tuple[int, int, int]:
+    """Size of an image after its EXIF rotation, which detectron2 applies when it reads images.
+
+    Returns:
+        (width, height, orientation): pixels, and the EXIF orientation from 1 to 8.
     """
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged tags; detectron2 takes them for none, too
+    except Exception:  # damaged tags; detectron2 ignores them, too
         orientation = 1
     if orientation not in range(1, 9):
         orientation = 1
@@ -56,7 +83,13 @@ def shown_size(image: Image.Image) -> tuple[int, int, int]:
 
 
 class LabeledBox(NamedTuple):
-    """One object: the index or name of its class and its box, x, y, width, height in pixels."""
+    """One annotated object.
+
+    Attributes:
+        label: index or name of the class.
+        box: x, y, width, height in pixels.
+        iscrowd: 1 for a crowd, otherwise 0.
+    """
 
     label: int | str
     box: tuple[float, float, float, float]
@@ -66,9 +99,14 @@ class LabeledBox(NamedTuple):
 def to_coco(
     classes: Sequence[str], images: Sequence[tuple[str, tuple[int, int], list[LabeledBox]]]
 ) -> dict:
-    """COCO's content, all ids from 1; an image is (file name, (width, height), objects)."""
+    """Content of a COCO file; all ids count from 1.
+
+    Args:
+        classes: names of the classes.
+        images: (file name, (width, height), objects) of each image.
+    """
     content = {
-        "info": {},  # some versions of pycocotools want it in the evaluation
+        "info": {},  # some versions of pycocotools need the key in the evaluation
         "images": [],
         "annotations": [],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
@@ -92,18 +130,32 @@ def to_coco(
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as it is shown, from its header."""
+    """Width and height of an image after its EXIF rotation; reads only the header.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not a readable image.
+    """
     try:
         with Image.open(path) as image:
-            return shown_size(image)[:2]
+            return displayed_size(image)[:2]
     except FileNotFoundError:
         raise FileNotFoundError(f"no image {path}") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image that can be read: {error}") from error
+        raise ValueError(f"{path} is not a readable image: {error}") from error
 
 
 def read_lines(path: Path, what: str) -> list[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank."""
+    """Number (from 1) and text of each line that is not blank.
+
+    Args:
+        path: a text file in UTF-8.
+        what: kind of the file, for error messages.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not UTF-8 text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Pascal VOC folders, read as the content of a COCO file."""
+"""Reader of Pascal VOC folders; returns the content of a COCO file."""
 
 import logging
 import math
@@ -10,24 +10,29 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.parsers import expat
 
-from .files import IMAGE_SUFFIXES, CocoData, LabeledBox, Sources, read_lines, read_size, to_coco
+from ...utils.files import IMAGE_SUFFIXES
+from .files import CocoData, DatasetFiles, LabeledBox, read_lines, read_size, to_coco
 
-__all__ = ["DIFFICULT", "read_voc", "voc_sources"]
+__all__ = ["DIFFICULT", "read_voc", "voc_files"]
 
 logger = logging.getLogger(__name__)
 
-# What becomes of difficult objects: objects like others, iscrowd=1, or nothing.
+# Treatment of difficult objects: like other objects, iscrowd=1, or left out.
 DIFFICULT = ("keep", "ignore", "drop")
 
 
 class _VocImage(NamedTuple):
-    size: tuple[int, int]  # (0, 0) if the file does not tell
+    size: tuple[int, int]  # (0, 0) if the XML has no size
     objects: list[LabeledBox]
     difficult: list[bool]
 
 
-def voc_sources(folder: str | os.PathLike, split: str) -> Sources:
-    """What :func:`read_voc` reads.
+def voc_files(folder: str | os.PathLike, split: str) -> DatasetFiles:
+    """Files that :func:`read_voc` may read.
+
+    Args:
+        folder: a folder such as "VOCdevkit/VOC2007".
+        split: name of a list of images, such as "train".
 
     Raises:
         FileNotFoundError: if the folder or the list of the split is missing.
@@ -35,14 +40,16 @@ def voc_sources(folder: str | os.PathLike, split: str) -> Sources:
     folder = Path(folder)
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
         if not (folder / part).is_dir():
-            raise FileNotFoundError(f"{folder} is no Pascal VOC folder: no {folder / part}")
-    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not listed.is_file():
-        known = sorted(path.stem for path in listed.parent.glob("*.txt"))
-        raise FileNotFoundError(f"no list {listed} of split {split!r}; known: {', '.join(known)}")
+            raise FileNotFoundError(f"{folder} is not a Pascal VOC folder: no {folder / part}")
+    list_file = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not list_file.is_file():
+        known = sorted(path.stem for path in list_file.parent.glob("*.txt"))
+        raise FileNotFoundError(
+            f"no list {list_file} of split {split!r}; known: {', '.join(known)}"
+        )
     xmls = sorted((folder / "Annotations").glob("*.xml"))
-    pictures = sorted((folder / "JPEGImages").iterdir())
-    return Sources(folder / "JPEGImages", [listed, *xmls, *pictures])
+    images = sorted((folder / "JPEGImages").iterdir())
+    return DatasetFiles(folder / "JPEGImages", [list_file, *xmls, *images])
 
 
 def read_voc(
@@ -54,72 +61,75 @@ def read_voc(
 ) -> CocoData:
     """Read a Pascal VOC folder: ``Annotations``, ``ImageSets/Main/<split>.txt``, ``JPEGImages``.
 
-    VOC's pixels count from 1 and a box contains its last one, so (1, 1, 10, 10) becomes x, y,
-    width, height = 0, 0, 10, 10. An image is found by the name of its XML, whichever type it has.
+    VOC counts pixels from 1 and a box contains its last pixel, so (1, 1, 10, 10) becomes x, y,
+    width, height = 0, 0, 10, 10. The image of an XML has the same name and any suffix of
+    :data:`~fcos_d2.utils.files.IMAGE_SUFFIXES`.
 
     Args:
-        folder: such as "VOCdevkit/VOC2007".
-        split: name of a list of images.
-        difficult: one of :data:`DIFFICULT`; "ignore" makes them iscrowd=1.
-        classes: objects of others are left out, with a warning; default is all that occur in any
-            XML of the folder, sorted.
+        folder: a folder such as "VOCdevkit/VOC2007".
+        split: name of a list of images, such as "train".
+        difficult: one of :data:`DIFFICULT`; "ignore" sets iscrowd=1 for difficult objects.
+        classes: names of the classes; objects of other classes are left out, with a warning.
+            Default: all names in the XMLs of the folder, sorted.
 
     Raises:
-        FileNotFoundError: naming what is missing.
-        ValueError: naming the file and line that is wrong.
+        FileNotFoundError: if a file or a folder is missing; names the missing one.
+        ValueError: for a malformed file; names the file and the line.
     """
     if difficult not in DIFFICULT:
         raise ValueError(f"difficult is {difficult!r}, expected one of {', '.join(DIFFICULT)}")
-    image_root, files = voc_sources(folder, split)
-    listed, xmls = files[0], [path for path in files if path.suffix == ".xml"]
-    wanted = [(n, Path(folder, "Annotations", f"{name}.xml")) for n, name in _split(listed)]
-    for number, path in wanted:
+    image_root, files = voc_files(folder, split)
+    list_file, xmls = files[0], [path for path in files if path.suffix == ".xml"]
+    listed = [(n, Path(folder, "Annotations", f"{name}.xml")) for n, name in _split(list_file)]
+    for number, path in listed:
         if not path.is_file():
-            raise FileNotFoundError(f"{listed}, line {number}: no {path}")
-    needed = {path for _, path in wanted} | set(xmls if classes is None else ())
+            raise FileNotFoundError(f"{list_file}, line {number}: no {path}")
+    needed = {path for _, path in listed} | set(xmls if classes is None else ())
     parsed = {path: _read_voc_xml(path) for path in needed}
     if classes is None:
         classes = sorted({o.label for image in parsed.values() for o in image.objects})
     if not classes:
         raise ValueError(f"{Path(folder, 'Annotations')}: no object in any XML, so no classes")
-    pictures = _pictures_by_stem(image_root)
+    image_files = _images_by_stem(image_root)
     images, left_out = [], Counter()
-    for number, path in wanted:
-        if path.stem not in pictures:
-            raise FileNotFoundError(f"{listed}, line {number}: no image {image_root / path.stem}.*")
-        image, picture = parsed[path], pictures[path.stem]
-        size = image.size if min(image.size) > 0 else read_size(picture)
-        images.append((picture.name, size, _choose(image, difficult, classes, left_out)))
+    for number, path in listed:
+        if path.stem not in image_files:
+            raise FileNotFoundError(
+                f"{list_file}, line {number}: no image {image_root / path.stem}.*"
+            )
+        image, image_file = parsed[path], image_files[path.stem]
+        size = image.size if min(image.size) > 0 else read_size(image_file)
+        images.append((image_file.name, size, _select(image, difficult, classes, left_out)))
     if left_out:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(left_out.items()))
-        logger.warning("%s: left out objects of classes not asked for: %s", listed, counts)
+        logger.warning("%s: left out objects of other classes: %s", list_file, counts)
     return CocoData(to_coco(classes, images), image_root)
 
 
-def _split(listed: Path) -> list[tuple[int, str]]:
-    lines = read_lines(listed, "list of images")
+def _split(list_file: Path) -> list[tuple[int, str]]:
+    lines = read_lines(list_file, "list of images")
     if not lines:
-        raise ValueError(f"{listed}, line 1: lists no image")
+        raise ValueError(f"{list_file}, line 1: lists no image")
     return lines
 
 
-def _pictures_by_stem(folder: Path) -> dict[str, Path]:
-    pictures = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.stem: path for path in pictures}
+def _images_by_stem(folder: Path) -> dict[str, Path]:
+    images = (p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES)
+    return {path.stem: path for path in images}
 
 
-def _choose(
+def _select(
     image: _VocImage, difficult: str, classes: Sequence[str], left_out: Counter
 ) -> list[LabeledBox]:
-    """Objects of the classes asked for, by index; counts the others in ``left_out``."""
-    chosen = []
-    for item, hard in zip(image.objects, image.difficult, strict=True):
+    """Objects of ``classes``, labeled by index; counts the other objects in ``left_out``."""
+    selected = []
+    for item, is_difficult in zip(image.objects, image.difficult, strict=True):
         if item.label not in classes:
             left_out[item.label] += 1
-        elif not (hard and difficult == "drop"):
-            iscrowd = int(hard and difficult == "ignore")
-            chosen.append(LabeledBox(classes.index(item.label), item.box, iscrowd))
-    return chosen
+        elif not (is_difficult and difficult == "drop"):
+            iscrowd = int(is_difficult and difficult == "ignore")
+            selected.append(LabeledBox(classes.index(item.label), item.box, iscrowd))
+    return selected
 
 
 def _read_voc_xml(path: Path) -> _VocImage:
@@ -148,9 +158,9 @@ def _read_voc_xml(path: Path) -> _VocImage:
 
 
 def _parse_xml(path: Path) -> tuple[ET.Element, dict[ET.Element, int]]:
-    """The root, and the line of each element, which ElementTree's own parser does not tell."""
+    """Root and line numbers of all elements; ElementTree's parser has no line numbers."""
     builder, lines = ET.TreeBuilder(), {}
-    parser = expat.ParserCreate()  # it never opens external entities by itself
+    parser = expat.ParserCreate()  # expat never opens external entities by itself
 
     def start(tag: str, attributes: dict) -> None:
         lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
@@ -166,7 +176,7 @@ def _parse_xml(path: Path) -> tuple[ET.Element, dict[ET.Element, int]]:
         parser.Parse(path.read_bytes(), True)
     except expat.ExpatError as error:
         text = expat.ErrorString(error.code)
-        raise ValueError(f"{path}, line {error.lineno}: no well-formed XML: {text}") from error
+        raise ValueError(f"{path}, line {error.lineno}: not well-formed XML: {text}") from error
     except LookupError as error:
         raise ValueError(f"{path}, line 1: {error}") from error
     return builder.close(), lines
@@ -175,7 +185,7 @@ def _parse_xml(path: Path) -> tuple[ET.Element, dict[ET.Element, int]]:
 def _xml_number(
     parent: ET.Element, tag: str, path: Path, lines: dict, default: float | None = None
 ) -> float:
-    """The number in a descendant; ``default`` if there is none or it is empty."""
+    """Number in the descendant ``tag``; ``default`` if the element is missing or empty."""
     item = parent.find(tag)
     text = "" if item is None else (item.text or "").strip()
     if not text and default is not None:

@@ -1,4 +1,4 @@
-"""YOLO folders, read as the content of a COCO file."""
+"""Reader of YOLO folders; returns the content of a COCO file."""
 
 import os
 import reprlib
@@ -9,55 +9,62 @@ from typing import NamedTuple
 
 import yaml
 
-from .files import IMAGE_SUFFIXES, CocoData, LabeledBox, Sources, read_lines, read_size, to_coco
+from ...utils.files import IMAGE_SUFFIXES
+from .files import CocoData, DatasetFiles, LabeledBox, read_lines, read_size, to_coco
 
-__all__ = ["read_yolo", "yolo_sources"]
+__all__ = ["read_yolo", "yolo_files"]
 
 
 class _YoloData(NamedTuple):
-    """A data.yaml: names of the classes, images of one split."""
+    """Content of a data.yaml: names of the classes, images of one split."""
 
     classes: list[str]
     images: list[Path]
 
 
-def yolo_sources(data: str | os.PathLike, split: str) -> Sources:
-    """What :func:`read_yolo` reads.
+def yolo_files(data: str | os.PathLike, split: str) -> DatasetFiles:
+    """Files that :func:`read_yolo` reads.
+
+    Args:
+        data: path of the YAML file.
+        split: a key in the YAML file, such as "train".
 
     Raises:
-        FileNotFoundError, ValueError: as there, for the YAML and lists of images.
+        FileNotFoundError: if the YAML file or an image is missing.
+        ValueError: if the YAML file or a list of images is malformed.
     """
     images = _read_data_yaml(Path(data), split).images
     labels = [label for label in map(_label_file, images) if label.is_file()]
-    return Sources(_common_folder(images), [Path(data), *images, *labels])
+    return DatasetFiles(_common_folder(images), [Path(data), *images, *labels])
 
 
 def read_yolo(data: str | os.PathLike, split: str) -> CocoData:
-    """Read a YOLO folder: images, and beside ``images`` a folder ``labels`` with a .txt for each.
+    """Read a YOLO folder: ``images``, and beside it ``labels`` with one .txt file per image.
 
-    A line of those is ``class x_center y_center width height`` as fractions of the image, or
-    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon of which the surrounding box is taken. An image
-    without such a file has no objects.
+    A line of a .txt file is ``class x_center y_center width height`` as fractions of the image, or
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon that is replaced by its bounding box. An image
+    without a .txt file has no objects.
 
     Args:
-        data: a YAML file with ``names`` (list or {index: name}), for each split a folder of images,
-            a list of folders or a .txt list of images, and optionally ``path``, which these are
-            relative to. ``path`` itself is relative to the YAML's folder or to the current one.
-        split: a key in it, such as "train".
+        data: path of a YAML file with ``names`` (list or {index: name}); for each split a folder
+            of images, a list of folders or a .txt list of images; and optionally ``path``, the
+            folder that the splits are relative to. ``path`` is relative to the folder of the YAML
+            file or to the current folder.
+        split: a key in the YAML file, such as "train".
 
     Raises:
-        FileNotFoundError: naming what is missing; also if no image at all has labels.
-        ValueError: naming the file and line that is wrong.
+        FileNotFoundError: if a file is missing, or if no image has labels; names the missing file.
+        ValueError: for a malformed file; names the file and the line.
     """
-    classes, pictures = _read_data_yaml(Path(data), split)
-    root = _common_folder(pictures)
-    if not any(_label_file(path).is_file() for path in pictures):
+    classes, paths = _read_data_yaml(Path(data), split)
+    root = _common_folder(paths)
+    if not any(_label_file(path).is_file() for path in paths):
         raise FileNotFoundError(
-            f"none of the {len(pictures)} images of {split!r} in {data} has labels; the first "
-            f"would be {_label_file(pictures[0])}"
+            f"none of the {len(paths)} images of {split!r} in {data} has labels; the first "
+            f"would be {_label_file(paths[0])}"
         )
     images = []
-    for path in pictures:
+    for path in paths:
         size, label = read_size(path), _label_file(path)
         objects = _read_labels(label, size, len(classes)) if label.is_file() else []
         images.append((path.relative_to(root).as_posix(), size, objects))
@@ -81,7 +88,8 @@ def _read_data_yaml(path: Path, split: str) -> _YoloData:
         known = ", ".join(map(str, content))
         raise ValueError(f"{path}, line 1: no split {split!r} among the keys {known}")
     if "kpt_shape" in content:
-        raise ValueError(f"{path}, line {lines['kpt_shape']}: labels with keypoints are not read")
+        line = lines["kpt_shape"]
+        raise ValueError(f"{path}, line {line}: labels with keypoints are not supported")
     classes = _class_names(path, content, lines)
     root = _yolo_root(path, content, lines)
     entries = content[split] if isinstance(content[split], list) else [content[split]]
@@ -132,9 +140,9 @@ def _yolo_root(path: Path, content: dict, lines: dict[str, int]) -> Path:
 
 
 def _list_images(root: Path, entry: str, where: str) -> list[Path]:
-    """Images of a folder, also in folders below, sorted; or those that a .txt file lists."""
+    """Sorted images of a folder and its subfolders; or the images that a .txt file lists."""
     choices = [root / entry]
-    if entry.startswith("../"):  # some tools write it although the YAML is not one folder deeper
+    if entry.startswith("../"):  # some tools write one "../" too many
         choices.append(root / entry[3:])
     found = next((Path(os.path.normpath(c)) for c in choices if c.exists()), None)
     if found is None:
@@ -158,7 +166,7 @@ def _common_folder(images: Sequence[Path]) -> Path:
 
 
 def _label_file(image: Path) -> Path:
-    """``.../images/a.jpg`` -> ``.../labels/a.txt``; beside the image if no folder is so called."""
+    """``.../images/a.jpg`` -> ``.../labels/a.txt``; otherwise beside the image."""
     parts = list(image.parent.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -191,7 +199,7 @@ def _read_labels(path: Path, size: tuple[int, int], num_classes: int) -> list[La
 
 
 def _pixels(values: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """YOLO's fractions -> x, y, width, height in pixels of an image of (width, height)."""
+    """Convert fractions to x, y, width, height in pixels; ``size`` is (width, height)."""
     if len(values) == 4:
         x, y, width, height = values
         x, y = x - width / 2, y - height / 2

@@ -1,4 +1,4 @@
-"""Deformable convolution on ``torchvision.ops``: no compiled code of detectron2 is needed."""
+"""Deformable convolution on ``torchvision.ops``: runs without detectron2's compiled code."""
 
 import torch
 from detectron2.layers import Conv2d
@@ -15,8 +15,8 @@ def offsets_and_mask(predicted: Tensor, groups: int = 1) -> tuple[Tensor, Tensor
 
     Args:
         predicted: (N, 18 * groups, H, W): pairs (dy, dx) for each of the nine taps, version 1
-            (arXiv 1703.06211); or (N, 27 * groups, H, W): version 2 (arXiv 1811.11168), whose last
-            third are mask logits.
+            (arXiv 1703.06211); or (N, 27 * groups, H, W): version 2 (arXiv 1811.11168), where the
+            last third are mask logits.
 
     Returns:
         Offsets (N, 18 * groups, H, W) and mask (N, 9 * groups, H, W) in (0, 1), or ``None``.
@@ -41,12 +41,12 @@ class ModulatedDeformConv(nn.Module):
 class DeformBottleneckBlock(CNNBlockBase):
     """A bottleneck block of detectron2's ResNet with a deformable 3x3 convolution.
 
-    Takes over the layers and weights of ``block``. The names of the layers are those of
-    detectron2's own ``DeformBottleneckBlock``: ``conv2_offset`` predicts the offsets of ``conv2``.
+    Takes over the layers and weights of ``block``; names are those of detectron2's
+    ``DeformBottleneckBlock``: ``conv2_offset`` predicts the offsets of ``conv2``.
 
     Args:
-        block: plain block.
-        modulated: use deformable convolution v2, not v1.
+        block: plain block to replace.
+        modulated: use deformable convolution v2 instead of v1.
         num_groups: number of offset groups.
     """
 

@@ -51,15 +51,13 @@ def build_fpn(
 
     Args:
         bottom_up: backbone that returns the features named in ``in_features``.
-        in_features: names of features of doubling strides, fine to coarse; empty takes the
-            features of strides 8, 16 and 32.
-        out_channels, norm, fuse_type: passed to detectron2's FPN.
-        top_levels: number of levels on top: 0, 1 or 2.
-        top_block_in: feature that the top levels start from: the FPN's coarsest output ("p5") or
-            the backbone's ("res5").
+        in_features: features with doubling strides, fine to coarse; empty takes strides 8, 16, 32.
+        out_channels, norm, fuse_type: see detectron2's FPN.
+        top_levels: 0, 1 or 2.
+        top_block_in: their input, the FPN's coarsest output ("p5") or the backbone's ("res5").
         top_block: "conv", a strided convolution for each level, or "maxpool", which keeps every
             second value of the FPN's coarsest output for one level.
-        relu: put a ReLU behind every convolution of the FPN, an option of the official code.
+        relu: apply a ReLU after every convolution of the FPN, an option of the official code.
 
     Raises:
         ValueError: for features or options that do not fit, naming the config key.

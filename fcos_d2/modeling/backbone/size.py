@@ -2,7 +2,7 @@
 
 from detectron2.modeling import Backbone
 
-__all__ = ["padded_size", "size_divisibility"]
+__all__ = ["padded_size", "round_up", "size_divisibility"]
 
 
 def size_divisibility(backbone: Backbone) -> int:
@@ -17,4 +17,9 @@ def padded_size(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
     if square > 0:
         height = width = square
     divisor = size_divisibility(backbone)
-    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    return round_up(height, divisor), round_up(width, divisor)
+
+
+def round_up(length: int, divisor: int) -> int:
+    """Smallest multiple of ``divisor`` that is not below ``length``."""
+    return -(-length // divisor) * divisor

@@ -16,26 +16,25 @@ logger = logging.getLogger(__name__)
 class TimmBackbone(Backbone):
     """``timm.create_model(name, features_only=True)`` with the feature names of a ResNet.
 
-    The features are "res2" (stride 4) to "res5" (stride 32). Parameters that no requested feature
-    depends on are frozen, so that distributed training never waits for their gradients.
-    Parameter names below ``model.`` are timm's own.
+    Features are "res2" (stride 4) to "res5" (stride 32), only the requested ones. Parameters that
+    feed no requested feature are frozen, otherwise DDP would wait for their gradients. Parameter
+    names below ``model.`` are timm's.
 
     Args:
         name: name of a timm model.
-        out_features: names of the features to return; ``None`` for strides 8, 16 and 32.
+        out_features: requested features; ``None`` takes strides 8, 16 and 32.
         pretrained: let timm download its weights.
-        norm: "" keeps the model's norms, "FrozenBN" freezes the statistics and factors of batch
-            norms, "SyncBN" computes their statistics over all processes.
-        ese_in_every_block: give VoVNets channel attention (eSE) in every block, as in AdelaiDet,
-            not only in the last block of each stage.
-        freeze_at: freeze the stem and the stages up to this one, counted as in detectron2's
-            ResNets (2: stem and everything of stride 4); 0 trains all.
-        in_channels: number of channels of the images.
+        norm: "" keeps the model's norms, "FrozenBN" freezes batch norms at their loaded values,
+            "SyncBN" computes their statistics over all processes.
+        ese_in_every_block: VoVNets with channel attention (eSE) in every block, as AdelaiDet's
+            have it, instead of in the last one of each stage.
+        freeze_at: freeze the stem and stages up to this one, counted as in detectron2's ResNets
+            (2: stem and everything of stride 4); 0 trains all.
+        in_channels: channels of the images.
 
     Raises:
         ImportError: if timm is not installed.
-        ValueError: if timm does not know the model, the model lacks a feature, or ``norm`` is
-            unknown.
+        ValueError: if timm does not know the model, or ``norm`` is unknown.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class TimmBackbone(Backbone):
         for name, i in zip(self._out_features, self._index, strict=True):
             feature, channels = features[i], self._out_feature_channels[name]
             if feature.shape[1] != channels and feature.shape[-1] == channels:
-                feature = feature.permute(0, 3, 1, 2).contiguous()  # Swin's are (N, H, W, C)
+                feature = feature.permute(0, 3, 1, 2).contiguous()  # Swin returns NHWC
             outputs[name] = feature
         return outputs
 
@@ -95,7 +94,7 @@ class TimmBackbone(Backbone):
             self.model = convert_sync_batchnorm(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
-        """Freeze everything before the first feature of a stride above ``2 ** freeze_at``."""
+        """Freeze everything before the first feature with a stride above ``2 ** freeze_at``."""
         if freeze_at < 1:
             return
         info: Any = self.model.feature_info
@@ -112,9 +111,9 @@ class TimmBackbone(Backbone):
         logger.info("Froze the backbone's first %d parameters, up to %s", last + 1, done[-1])
 
     def _freeze_unused(self, in_channels: int) -> None:
-        """Freeze the parameters that no requested feature depends on."""
+        """Freeze the parameters that get no gradient from the requested features."""
         was_training = self.training
-        self.eval()  # leaves the statistics of batch norms alone
+        self.eval()  # keeps the statistics of batch norms
         features = self(torch.zeros(1, in_channels, 64, 64))
         wanted = [p for p in self.parameters() if p.requires_grad]
         if wanted:
@@ -147,7 +146,7 @@ def _create(name: str, **kwargs) -> nn.Module:
         raise ValueError(f"timm knows no model MODEL.TIMM.NAME {name!r}; near: {', '.join(near)}")
     kwargs["features_only"] = True
     try:
-        # By default, transformers accept only the image size that they were trained on.
+        # Otherwise transformers accept only the image size they were trained on.
         return timm.create_model(name, strict_img_size=False, **kwargs)
     except TypeError:
         return timm.create_model(name, **kwargs)

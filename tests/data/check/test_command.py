@@ -74,4 +74,4 @@ def test_the_command_reads_yolo_and_voc(tmp_path, capsys):
     assert cli.main(["check-data", "--yolo", str(yaml), "--split", "test"]) == 2
     assert "no split 'test'" in capsys.readouterr().err
     assert cli.main(["check-data", "--voc", str(tmp_path)]) == 2
-    assert "no Pascal VOC folder" in capsys.readouterr().err
+    assert "not a Pascal VOC folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every fault of a data set is found, and none where there is none."""
+"""Every fault of a dataset is found, and nothing else is reported."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_a_set_with_every_fault_at_once_shows_every_kind(train, val):
     train.box(77, (8, 8, 24, 20), category_id=55, id=0, area=None, ignore=1)
     train.content["categories"] = [*CATEGORIES, *[{"id": 3, "name": "dog"}] * 2]
     val.content["categories"] = [CATEGORIES[0], {"id": 9, "name": "dog"}]
-    # The same categories in another order cannot be here, too: their own test is below.
+    # category_order_differs excludes other kinds: see its test below.
     assert set(found(train, val)) == set(KINDS) - {"category_order_differs"}
 
 
@@ -213,7 +213,7 @@ def test_images_and_classes_without_boxes(train):
     }
 
 
-def test_pictures_that_are_there_twice(train, val):
+def test_duplicate_images(train, val):
     train.image("copy.png", write=False)
     train.path("copy.png").write_bytes(train.path("a.png").read_bytes())
     val.image("other.jpg", size=(48, 64), write=False)

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from fcos_d2.data.check.learnable import InputRule, input_rule, unowned_boxes
+from fcos_d2.data.check.learnable import InputRule, boxes_without_positive, input_rule
 
 
 def test_the_rule_is_that_of_the_config():
     assert input_rule() == InputRule()
     assert input_rule(min_size=64, max_size=96) == InputRule(min_size=64, max_size=96)
     official = input_rule("official/fcos_R_50_FPN_1x.yaml")
-    assert official.center_radius is None and official.plus_one_area
-    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").grid_locations
+    assert official.assigner.center_radius is None and official.assigner.plus_one_area
+    assert input_rule("torchvision/fcos_resnet50_fpn.yaml").locations.even_grid
     with pytest.raises(ValueError, match="min size <= max size"):
         input_rule(min_size=9, max_size=3)
 
@@ -19,7 +19,9 @@ def test_the_rule_is_that_of_the_config():
 def test_locations_are_those_of_the_model(train):
     """The same boxes are positive in FCOS itself."""
     import torch
-    from support.helpers import ground_truth, labels_and_targets, level_shapes, tiny_fcos
+    from support.inputs import ground_truth
+    from support.models import level_shapes, tiny_fcos
+    from support.parts import labels_and_targets
 
     from fcos_d2.modeling.locations import make_locations
 
@@ -33,4 +35,4 @@ def test_locations_are_those_of_the_model(train):
     labels, _ = labels_and_targets(model, locations, [truth])
     expected = sorted(set(range(60)) - set(labels.unique().tolist()))
     assert 0 < len(expected) < 60
-    assert unowned_boxes(boxes, (100, 100), rule) == expected
+    assert boxes_without_positive(boxes, (100, 100), rule) == expected

@@ -1,4 +1,4 @@
-"""COCO files are read as they are, or refused with the place that is wrong."""
+"""COCO files are read unchanged, or refused with the wrong field."""
 
 import json
 
@@ -34,9 +34,9 @@ def test_coco_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (coco()[:-9], "damaged or no JSON"),
-        ("", "damaged or no JSON"),
-        ("[" * 100_000, "damaged or no JSON"),
+        (coco()[:-9], "damaged or not JSON"),
+        ("", "damaged or not JSON"),
+        ("[" * 100_000, "damaged or not JSON"),
         ("[1, 2]", "got a list"),
         ("{}", "no key 'categories', expected a list"),
         (coco(images={"a": 1}), "images is {'a': 1}, expected a list"),

@@ -1,4 +1,4 @@
-"""Data sets registered from plain dicts."""
+"""Datasets registered from plain dicts."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from fcos_d2.data.datasets.custom import register_custom
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """Data sets registered by a test are gone after it."""
+    """Unregister the datasets that a test registered."""
     before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
     yield
     for catalog, names in zip((DatasetCatalog, MetadataCatalog), before):
@@ -39,7 +39,7 @@ def yolo(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "photos").mkdir()
     content = {
         "images": [{"id": 5, "file_name": "a.png", "width": 40, "height": 20}],
         "annotations": [
@@ -48,7 +48,7 @@ def coco(tmp_path):
         "categories": [{"id": 9, "name": "dog"}, {"id": 7, "name": "cat"}],
     }
     (tmp_path / "train.json").write_text(json.dumps(content))
-    images = str(tmp_path / "pictures")
+    images = str(tmp_path / "photos")
     return {"name": "my_coco", "json": str(tmp_path / "train.json"), "images": images}
 
 
@@ -121,7 +121,7 @@ def test_specs_of_the_config_are_taken(coco, tmp_path):
 
 def test_relative_paths_are_relative_to_the_current_folder(coco, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    register_custom([{**coco, "json": "train.json", "images": "pictures/"}], "cache")
+    register_custom([{**coco, "json": "train.json", "images": "photos/"}], "cache")
     monkeypatch.chdir("/")
     assert len(DatasetCatalog.get("my_coco")) == 1
     register_custom([coco], "cache")  # the same one
@@ -145,7 +145,7 @@ def test_a_conversion_is_used_by_the_next_process(yolo, tmp_path, monkeypatch):
     assert len(DatasetCatalog.get("my_yolo")) == 1
 
 
-def test_changed_sources_are_converted_and_registered_anew(yolo, tmp_path):
+def test_changed_files_are_converted_and_registered_again(yolo, tmp_path):
     register_custom([yolo], tmp_path / "cache")
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 1.0 1.0\n1 0.5 0.5 1.0 1.0\n")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [ant, dog]\n")
@@ -164,12 +164,11 @@ def test_another_spec_is_another_conversion(voc, tmp_path):
 def test_many_at_once_leave_one_whole_file(yolo, tmp_path):
     cache, start = tmp_path / "cache", threading.Barrier(8)
     spec = custom._checked(yolo)
-    stamp = custom._stamp(spec, custom._sources(spec))
     made = []
 
     def convert():
         start.wait()
-        made.append(custom._converted(spec, stamp, cache))
+        made.append(custom._converted(spec, "0123456789abcdef", cache))
 
     threads = [threading.Thread(target=convert) for _ in range(8)]
     for thread in threads:
@@ -184,7 +183,7 @@ def test_a_failed_conversion_leaves_nothing(yolo, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(custom.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         register_custom([yolo], tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == [] and "my_yolo" not in DatasetCatalog
@@ -204,7 +203,7 @@ def test_a_taken_name_is_refused_and_both_are_named(coco, yolo, tmp_path):
         register_custom([{**yolo, "name": "my_coco"}], tmp_path)
     with pytest.raises(ValueError, match=r"coco_2017_val.*instances_val2017\.json.*train\.json"):
         register_custom([{**coco, "name": "coco_2017_val"}], tmp_path)
-    with pytest.raises(ValueError, match=r"two data sets are called 'x'.*train\.json.*data\.yaml"):
+    with pytest.raises(ValueError, match=r"two datasets are called 'x'.*train\.json.*data\.yaml"):
         register_custom([{**coco, "name": "x"}, {**yolo, "name": "x"}], tmp_path)
     MetadataCatalog.get("y").thing_classes = ["bee"]
     with pytest.raises(ValueError, match=r"metadata of y say thing_classes is \['bee'\]"):
@@ -238,7 +237,7 @@ def test_wrong_values_and_missing_keys_of_voc_are_named(voc, tmp_path):
         register_custom(["my_train"], tmp_path)
 
 
-def test_missing_and_malformed_files_name_the_data_set(coco, yolo, voc, tmp_path):
+def test_missing_and_malformed_files_name_the_dataset(coco, yolo, voc, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"my_coco: no images /nowhere"):
         register_custom([{**coco, "images": "/nowhere"}], tmp_path)
     (tmp_path / "labels/a.txt").write_text("cat\n")
@@ -249,5 +248,5 @@ def test_missing_and_malformed_files_name_the_data_set(coco, yolo, voc, tmp_path
     with pytest.raises(FileNotFoundError, match=r"my_voc: .*no image .*JPEGImages/a"):
         register_custom([voc], tmp_path)
     (tmp_path / "train.json").write_text("{")
-    with pytest.raises(ValueError, match=r"my_coco: .*train\.json is damaged"):
+    with pytest.raises(ValueError, match=r"my_coco: .*train\.json is not in COCO's format"):
         register_custom([coco], tmp_path)

@@ -1,4 +1,4 @@
-"""Pascal VOC to COCO, to the pixel, and what is said of files that are wrong."""
+"""Pascal VOC to COCO, to the pixel, and the errors for wrong files."""
 
 import pytest
 from PIL import Image
@@ -89,7 +89,7 @@ def test_voc_size_comes_from_the_image_if_the_xml_has_none(voc):
 @pytest.mark.parametrize(
     ("xml", "said"),
     [
-        ("<annotation>\n<object>\n</annotation>", "a.xml, line 3: no well-formed XML"),
+        ("<annotation>\n<object>\n</annotation>", "a.xml, line 3: not well-formed XML"),
         ("<annotation>\n\n<object/></annotation>", "a.xml, line 3: an object without a name"),
         (
             XML.format(objects=voc_object("cat", 1, "two", 3, 4)),
@@ -115,7 +115,7 @@ def test_voc_malformed_xml_names_file_and_line(voc, xml, said):
 def test_voc_missing_files_are_named(voc):
     with pytest.raises(FileNotFoundError, match=r"trian\.txt.*known: train"):
         read_voc(voc, "trian")
-    with pytest.raises(FileNotFoundError, match="no Pascal VOC folder"):
+    with pytest.raises(FileNotFoundError, match="not a Pascal VOC folder"):
         read_voc(voc / "Annotations", "train")
     (voc / "ImageSets/Main/train.txt").write_text("a\nz\n")
     with pytest.raises(FileNotFoundError, match=r"train\.txt, line 2: no .*z\.xml"):

@@ -1,9 +1,9 @@
-"""YOLO to COCO, to the pixel, and what is said of files that are wrong."""
+"""YOLO to COCO, to the pixel, and the errors for wrong files."""
 
 import pytest
 from PIL import Image
 
-from fcos_d2.data.datasets.yolo import read_yolo, yolo_sources
+from fcos_d2.data.datasets.yolo import read_yolo, yolo_files
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_yolo_missing_files_are_named(yolo):
     data = yolo / "data.yaml"
     with pytest.raises(FileNotFoundError, match=r"no file .*dato\.yaml"):
         read_yolo(yolo / "dato.yaml", "train")
-    data.write_text("names: [cat, dog]\ntrain: pictures\n")
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml, line 2: no .*pictures"):
+    data.write_text("names: [cat, dog]\ntrain: photos\n")
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml, line 2: no .*photos"):
         read_yolo(data, "train")
     data.write_text("names: [cat, dog]\npath: /nowhere\ntrain: images\n")
     with pytest.raises(FileNotFoundError, match="line 2: no folder /nowhere"):
@@ -126,9 +126,9 @@ def test_yolo_refuses_images_that_all_lack_labels(yolo):
         read_yolo(yolo / "data.yaml", "train")
 
 
-def test_yolo_sources_are_the_yaml_the_images_and_their_labels(yolo):
+def test_yolo_files_are_the_yaml_the_images_and_their_labels(yolo):
     names = [
-        path.relative_to(yolo).as_posix() for path in yolo_sources(yolo / "data.yaml", "train")[1]
+        path.relative_to(yolo).as_posix() for path in yolo_files(yolo / "data.yaml", "train")[1]
     ]
     assert names[0] == "data.yaml"
     assert {"images/train/deep/c.png", "labels/train/b.txt"} < set(names)

@@ -1,13 +1,15 @@
-"""Which location learns which box, against loops that spell the rule out."""
+"""Assignment of locations to boxes, against loops that spell the rule out."""
 
 import random
 import time
 
 import pytest
 import torch
-from support.helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
+from support.inputs import ground_truth
+from support.models import STRIDES, level_shapes, tiny_fcos
+from support.parts import labels_and_targets
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcos_d2.modeling.assigners import center as assignment
 from fcos_d2.modeling.assigners.center import assign_boxes, assign_image
 from fcos_d2.modeling.locations import make_locations, size_ranges
 
@@ -16,10 +18,10 @@ PUBLISHED = (64, 128, 256, 512)
 
 def grid(height, width, boundaries=PUBLISHED):
     """points (P, 2), strides (P,), ranges (P, 2)."""
-    return places_of(make_locations(level_shapes(height, width), STRIDES), boundaries)
+    return grid_of(make_locations(level_shapes(height, width), STRIDES), boundaries)
 
 
-def places_of(locations, boundaries=PUBLISHED):
+def grid_of(locations, boundaries=PUBLISHED):
     ranges = torch.tensor(size_ranges(boundaries, 5))
     sizes = torch.tensor(locations.level_sizes)
     return locations.points, locations.strides, ranges.repeat_interleave(sizes, dim=0)
@@ -78,14 +80,14 @@ def random_boxes(rng):
 def test_random_scenes_follow_the_rule_in_chunks_of_any_size(radius, plus_one):
     rng, owned, scenes = random.Random(f"{radius}{plus_one}"), 0, []
     for boundaries in (PUBLISHED, (16, 32, 64, 96)):
-        places = grid(128, 128, boundaries)
+        given = grid(128, 128, boundaries)
         options = {"center_radius": radius, "plus_one_area": plus_one}
         for _ in range(25):
             boxes = random_boxes(rng)
-            expected = slow_assignment(*places, boxes, radius, plus_one)
+            expected = slow_assignment(*given, boxes, radius, plus_one)
             scenes.append((boxes, expected))
-            for pairs in (4_000_000, 1, 3 * len(places[0])):
-                matched = assign_image(*places, boxes, **options, pairs_at_once=pairs)
+            for pairs in (4_000_000, 1, 3 * len(given[0])):
+                matched = assign_image(*given, boxes, **options, pairs_at_once=pairs)
                 assert torch.equal(matched, expected)
             owned += (expected >= 0).sum()
         locations = make_locations(level_shapes(128, 128), STRIDES)
@@ -95,19 +97,23 @@ def test_random_scenes_follow_the_rule_in_chunks_of_any_size(radius, plus_one):
 
 
 def within_image(locations, boundaries, boxes, options):
-    """What ``assign_boxes`` finds, as indices within each image."""
-    matches = assign_boxes(locations, size_ranges(boundaries, 5), boxes, **options)
-    owned = matches.image[matches.owns] * len(locations.points) + matches.point[matches.owns]
-    assert len(owned.unique()) == len(owned)
-    for level, points in enumerate(matches.point.split(matches.level_sizes)):
+    """Assignment of ``assign_boxes`` as a map of box indices within each image."""
+    found = assign_boxes(locations, size_ranges(boundaries, 5), boxes, **options)
+    all_locations = found.image_index * len(locations.points) + found.location_index
+    positive = all_locations[found.positive]
+    assert len(positive.unique()) == len(positive)
+    for level, index in enumerate(found.location_index.split(found.level_sizes)):
         start = sum(locations.level_sizes[:level])
-        assert ((points >= start) & (points < start + locations.level_sizes[level])).all()
-    matched = matches.dense(len(boxes), len(locations.points))
-    alone = matches.owned()
-    assert alone.owns.all() and len(alone.box) == sum(alone.level_sizes) == len(owned)
-    assert torch.equal(alone.dense(*matched.shape), matched)
+        assert ((index >= start) & (index < start + locations.level_sizes[level])).all()
+    matched = found.to_map(len(boxes), len(locations.points))
+    compact = found.compact()
+    assert compact.positive.all()
+    assert len(compact.box_index) == sum(compact.level_sizes) == len(positive)
+    assert torch.equal(compact.to_map(*matched.shape), matched)
     for whole, part in zip(
-        matches.owns.split(matches.level_sizes), alone.owns.split(alone.level_sizes), strict=True
+        found.positive.split(found.level_sizes),
+        compact.positive.split(compact.level_sizes),
+        strict=True,
     ):
         assert whole.sum() == len(part)
     offset = torch.tensor([0, *(len(b) for b in boxes)]).cumsum(0)[:-1, None]
@@ -133,8 +139,8 @@ def test_thousands_of_batches_equal_the_dense_rule():
         if case % 2:  # off the quarter-pixel grid, by as little as float32 can tell
             steps = rng.choice((1e-6, 1e-3, 3.0))
             boxes = [b + steps * (torch.rand(b.shape) - 0.5) for b in boxes]
-        places = places_of(locations, boundaries)
-        expected = torch.stack([assign_image(*places, b, **options) for b in boxes])
+        given = grid_of(locations, boundaries)
+        expected = torch.stack([assign_image(*given, b, **options) for b in boxes])
         assert torch.equal(within_image(locations, boundaries, boxes, options), expected), case
         owned += (expected >= 0).sum()
     assert owned > 4000
@@ -144,11 +150,11 @@ def test_pairs_follow_the_boxes_not_the_locations():
     boxes = [torch.rand(7, 4), torch.rand(0, 4)]
     for size in (128, 1024):
         locations = make_locations(level_shapes(size, size), STRIDES)
-        matches = assign_boxes(locations, size_ranges(PUBLISHED, 5), boxes)
-        assert matches.level_sizes == [7 * 9] * 5 and len(matches.box) == 7 * 9 * 5
+        found = assign_boxes(locations, size_ranges(PUBLISHED, 5), boxes)
+        assert found.level_sizes == [7 * 9] * 5 and len(found.box_index) == 7 * 9 * 5
 
 
-def test_broken_boxes_own_nothing_and_spoil_nothing():
+def test_broken_boxes_get_no_location_and_spoil_nothing():
     good = torch.tensor([[30.0, 30, 90, 90]])
     locations = make_locations(level_shapes(128, 128), STRIDES)
     alone = within_image(locations, PUBLISHED, [good], {})
@@ -189,22 +195,22 @@ def test_a_side_through_a_location_leaves_it_outside():
 
 
 def test_both_ends_of_a_size_range_belong_to_it():
-    places = grid(256, 256)
-    matched = assign_image(*places, torch.tensor([[52.0, 52, 132, 132]]), center_radius=None)
-    largest = torch.maximum((places[0] - 52).amax(1), (132 - places[0]).amax(1))
+    given = grid(256, 256)
+    matched = assign_image(*given, torch.tensor([[52.0, 52, 132, 132]]), center_radius=None)
+    largest = torch.maximum((given[0] - 52).amax(1), (132 - given[0]).amax(1))
     exactly = (matched == 0) & (largest == 64)
-    assert set(places[1][exactly].tolist()) >= {8.0}
+    assert set(given[1][exactly].tolist()) >= {8.0}
     # Distances of 64 on a p4 location: (56, 56) sees the right and bottom side at 64.
-    matched = assign_image(*places, torch.tensor([[40.0, 40, 120, 120]]), center_radius=None)
-    found = torch.cat((places[0], places[1][:, None]), 1)[matched == 0]
+    matched = assign_image(*given, torch.tensor([[40.0, 40, 120, 120]]), center_radius=None)
+    found = torch.cat((given[0], given[1][:, None]), 1)[matched == 0]
     assert [56, 56, 16] in found.tolist()
 
 
 @pytest.mark.parametrize("radius", [None, 1.5])
 def test_no_boxes_or_no_locations_give_background(radius):
-    places = grid(128, 128)
-    assert (assign_image(*places, torch.zeros(0, 4), center_radius=radius) == -1).all()
-    nowhere = assign_image(*(x[:0] for x in places), torch.ones(3, 4), center_radius=radius)
+    given = grid(128, 128)
+    assert (assign_image(*given, torch.zeros(0, 4), center_radius=radius) == -1).all()
+    nowhere = assign_image(*(x[:0] for x in given), torch.ones(3, 4), center_radius=radius)
     assert nowhere.shape == (0,) and nowhere.dtype == torch.int64
 
 
@@ -218,25 +224,31 @@ def test_boxes_centred_on_the_left_edge_still_get_positives(radius):
     assert set(assign_image(*grid(128, 128), opposite, center_radius=radius).tolist()) >= {0, 1}
 
 
-def test_thousands_of_boxes_take_bounded_memory_and_little_time(monkeypatch):
-    places, generator = grid(800, 1344), torch.Generator().manual_seed(0)
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest boolean tensor that is computed."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and result.dtype == torch.bool:
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_thousands_of_boxes_take_bounded_memory_and_little_time():
+    given, generator = grid(800, 1344), torch.Generator().manual_seed(0)
     corner = torch.rand(3000, 2, generator=generator) * torch.tensor([1300.0, 780.0])
     size = torch.exp(torch.rand(3000, 2, generator=generator) * 5 + 1.5)
     boxes = torch.cat((corner, corner + size), 1)
-    pairs, may_own = [], assignment._may_own
-
-    def counting(points, strides, ranges, boxes, *options):
-        pairs.append(len(points) * len(boxes))
-        return may_own(points, strides, ranges, boxes, *options)
-
-    monkeypatch.setattr(assignment, "_may_own", counting)
     start = time.process_time()  # of this process: the machine may be busy
-    matched = assign_image(*places, boxes)
+    with LargestTensor() as largest:
+        matched = assign_image(*given, boxes)
     assert time.process_time() - start < 10
-    assert sum(pairs) == len(places[0]) * 3000 and max(pairs) <= 4_000_000
-    assert torch.equal(matched, assign_image(*places, boxes, pairs_at_once=len(places[0]) * 20))
+    assert largest.elements <= 2 * 4_000_000  # x and y of 4 million location-box pairs
+    assert torch.equal(matched, assign_image(*given, boxes, pairs_at_once=len(given[0]) * 20))
     some = torch.randperm(len(matched), generator=generator)[:300]
-    expected = slow_assignment(*(x[some] for x in places), boxes, 1.5, False)
+    expected = slow_assignment(*(x[some] for x in given), boxes, 1.5, False)
     assert torch.equal(matched[some], expected) and (expected >= 0).sum() > 50
 
 

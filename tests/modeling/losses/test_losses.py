@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.helpers import one_hot_focal_loss
+from support.parts import one_hot_focal_loss
 
 from fcos_d2.modeling.losses.box import BOX_LOSSES, centerness_targets, ltrb_iou_loss
 from fcos_d2.modeling.losses.focal import sigmoid_focal_loss
@@ -111,7 +111,7 @@ def test_focal_loss_and_gradient_equal_the_paper(alpha, gamma, memory_format):
     for shape in ((2, 4, 3, 5), (1, 1, 1, 1), (3, 7, 1, 9)):
         logits, labels = random_map(shape, memory_format)
         ours, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
-        loss = sigmoid_focal_loss(ours, *positives(labels, shape[1]), alpha, gamma)
+        loss = sigmoid_focal_loss(ours, *positives(labels, shape[1]), alpha=alpha, gamma=gamma)
         expected = reference_focal(exact, labels, alpha, gamma)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         (a,), (b,) = torch.autograd.grad(loss * 3, ours), torch.autograd.grad(expected * 3, exact)
