@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from support.exported_models import TWO_LEVELS
 from support.tiny import tiny_overrides, write_dataset
 
 from fcos_d2.engine.main import main, make_parser
@@ -30,18 +31,13 @@ def test_a_few_images_are_memorized(tmp_path, register):
     overrides = tiny_overrides(
         tmp_path / "output",
         register("overfit_squares", path, images),
+        **TWO_LEVELS,
         **{
             "MODEL.RESNETS.NORM": "BN",
             "MODEL.RESNETS.STRIDE_IN_1X1": False,
-            "MODEL.RESNETS.OUT_FEATURES": "['res3','res4']",
             "MODEL.BACKBONE.FREEZE_AT": 0,
-            "MODEL.FPN.IN_FEATURES": "['res3','res4']",
             "MODEL.FPN.OUT_CHANNELS": 32,
             "MODEL.FCOS.NUM_CLASSES": 2,
-            "MODEL.FCOS.IN_FEATURES": "['p3','p4']",
-            "MODEL.FCOS.SIZES_OF_INTEREST": "[64]",
-            "MODEL.FCOS.TOP_LEVELS": 0,
-            "MODEL.FCOS.TOP_BLOCK_IN": "p4",
             "INPUT.MIN_SIZE_TRAIN": "(96,)",
             "INPUT.MIN_SIZE_TEST": 96,
             "INPUT.RANDOM_FLIP": "none",

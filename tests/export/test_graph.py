@@ -38,7 +38,6 @@ def batch(fill=77.0):
         {"postprocess": PostprocessOptions(max_detections=-1, topk_per_level=50)},
         {"postprocess": PostprocessOptions(max_detections=7, nms_threshold=0.3)},
     ],
-    ids=str,
 )
 def test_every_option_gives_the_models_own_detections(options):
     model = two_level_fcos(**options)

@@ -14,7 +14,7 @@ def error(actual, expected, scale=None):
 
 
 def check_same(found, boxes, scores, classes, pixels=0.01):
-    """Every expected detection is found once, and nothing else is."""
+    """Assert that exactly the expected detections are found, each once."""
     assert len(found) == len(boxes)
     assert found.scores.diff().le(0).all()
     ours = torch.cat((found.pred_boxes.tensor, found.scores[:, None]), 1)

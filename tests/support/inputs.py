@@ -1,4 +1,4 @@
-"""A small model's config, and batches as detectron2's loaders give them."""
+"""Config of a small model, and batches in the format of detectron2's loaders."""
 
 import torch
 from detectron2.structures import Boxes, Instances

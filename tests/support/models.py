@@ -16,7 +16,7 @@ STRIDES = [8, 16, 32, 64, 128]
 
 
 class TinyBackbone(Backbone):
-    """One convolution per level, each of the stride of its level."""
+    """One convolution per level, behind an average pooling with the stride of the level."""
 
     def __init__(self, channels=32, strides=STRIDES):
         super().__init__()
@@ -37,7 +37,7 @@ class TinyBackbone(Backbone):
 
 
 class GivenDistances(BoxCoder):
-    """The raw numbers are the distances, for reference numbers that start from distances."""
+    """Box coder for reference numbers that are distances already."""
 
     def __init__(self, in_strides=False):
         self.in_strides = in_strides
@@ -50,7 +50,7 @@ class GivenDistances(BoxCoder):
 
 
 def fcos_from(backbone, head, compat=None, postprocess=None, model_options=None, **criterion):
-    """An FCOS whose parts follow ``compat``; other options are those of ``make_criterion``."""
+    """Build an FCOS that follows ``compat``; other options go to ``make_criterion``."""
     compat = compat or Compat()
     return FCOS(
         backbone=backbone,

@@ -55,7 +55,7 @@ def write_coco(folder, ids=(7, 3, 90), num_images=4, size=(96, 64), empty=()):
 
 
 def tiny_overrides(output, name="tiny", **changes):
-    """Flat KEY VALUE list: ResNet-18, 64 channels, SGD, 2 images of 64 px a batch, 2 iterations."""
+    """KEY VALUE list: ResNet-18, 64 channels, SGD, batches of 2 images of 64 px, 2 iterations."""
     values = {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",
