@@ -71,7 +71,7 @@ class TrainStep(SimpleTrainer):
     def forward_backward(self, data: Sequence[dict]) -> dict[str, Tensor]:
         """Compute the gradients of the whole batch; return its losses, on the host."""
         micro_batches = split_batch(data, self.accumulate)
-        shared: tuple = ()  # arguments that the micro-batches share; other models than FCOS have none
+        shared: tuple = ()  # normalizers of FCOS; a whole batch needs none
         if len(micro_batches) > 1:
             shared = (self.plain_model.normalizers(data),)
         copies = []

@@ -61,24 +61,6 @@ class PostprocessOptions:
     keep_empty_boxes: bool = False
 
 
-class _Candidates(NamedTuple):
-    """Candidates of all images, ordered by image.
-
-    Attributes:
-        image_index: (K,) int64.
-        points: (K, 2) locations x, y in pixels.
-        distances: (K, 4) ltrb distances in pixels.
-        classes: (K,) int64.
-        scores: (K,) product of class and quality probability.
-    """
-
-    image_index: Tensor
-    points: Tensor
-    distances: Tensor
-    classes: Tensor
-    scores: Tensor
-
-
 @torch.no_grad()
 def detect_images(
     predictions: Predictions,
@@ -99,11 +81,10 @@ def detect_images(
         ``pred_classes`` and ``locations`` (K, 2). Boxes may leave the image;
         :func:`rescale_detections` clips them.
     """
-    found = _find_candidates(predictions, options, box_coder)
-    scores = final_scores(found.scores, options)
-    boxes = decode_boxes(found.points, found.distances)
-    counts = found.image_index.bincount(minlength=len(image_sizes)).tolist()
-    fields = (boxes, scores, found.classes, found.points)
+    image, points, distances, classes, product = _find_candidates(predictions, options, box_coder)
+    boxes, scores = decode_boxes(points, distances), final_scores(product, options)
+    counts = image.bincount(minlength=len(image_sizes)).tolist()
+    fields = (boxes, scores, classes, points)
     parts = zip(image_sizes, *(x.split(counts) for x in fields), strict=True)
     return [_select(options, *part) for part in parts]
 
@@ -163,10 +144,14 @@ def boxes_for_nms(
 
 def _find_candidates(
     predictions: Predictions, options: PostprocessOptions, box_coder: BoxCoder
-) -> _Candidates:
-    """Candidates above the threshold, at most top-k of each level and image.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Candidates above the threshold, at most top-k of each level and image, ordered by image.
 
     Scores are computed only where some class logit can pass the threshold.
+
+    Returns:
+        (K,) image index, (K, 2) location x, y and (K, 4) ltrb distances in pixels, (K,) class,
+        (K,) product of class and quality probability.
     """
     lowest = _logit_threshold(options)
     found = _prefilter(predictions, lowest)
@@ -188,13 +173,8 @@ def _find_candidates(
     best = _best_of_groups(ranked, counts, options.topk_per_level)
     best = best[found.image_index[row[best]].argsort(stable=True)]
     row = row[best]
-    return _Candidates(
-        image_index=found.image_index[row],
-        points=locations.points[found.location_index[row]],
-        distances=distances[row],
-        classes=classes[best],
-        scores=product[best],
-    )
+    points = locations.points[found.location_index[row]]
+    return found.image_index[row], points, distances[row], classes[best], product[best]
 
 
 def _logit_threshold(options: PostprocessOptions) -> float:

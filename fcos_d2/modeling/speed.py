@@ -172,7 +172,7 @@ class _Pair:
         if self.parent is not conv:
             same = _equal(act(conv(self.x)), expected)
         else:  # it calls the norm itself, and an activation behind it
-            activation = conv.activation or nn.Identity()
+            activation: nn.Module = conv.activation or nn.Identity()
             same = _equal(conv(self.x), activation(expected))
         if not same:
             self.restore()

@@ -10,7 +10,8 @@ from support.models import STRIDES, level_shapes, tiny_fcos
 from support.parts import labels_and_targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fcos_d2.modeling.assigners.center import assign_boxes, assign_image
+from fcos_d2.modeling.assigners import CenterAssigner
+from fcos_d2.modeling.ground_truth import GroundTruth
 from fcos_d2.modeling.locations import make_locations, size_ranges
 
 PUBLISHED = (64, 128, 256, 512)
@@ -25,6 +26,18 @@ def grid_of(locations, boundaries=PUBLISHED):
     ranges = torch.tensor(size_ranges(boundaries, 5))
     sizes = torch.tensor(locations.level_sizes)
     return locations.points, locations.strides, ranges.repeat_interleave(sizes, dim=0)
+
+
+def assign_image(*given, pairs_at_once=4_000_000, **options):
+    return CenterAssigner((), **options).assign_image(*given, pairs_at_once)
+
+
+def assign_boxes(locations, ranges, boxes, **options):
+    counts = [len(b) for b in boxes]
+    classes = torch.zeros(sum(counts), dtype=torch.int64)
+    return CenterAssigner(ranges, **options)(
+        locations, GroundTruth(torch.cat(boxes), classes, counts)
+    )
 
 
 def slow_assignment(points, strides, ranges, boxes, radius, plus_one):
