@@ -13,10 +13,10 @@ endif
 help:
 	@echo "make setup       make .venv with all that is needed, once; PYTHON=python3.12 chooses the Python"
 	@echo "make quickstart  train and test a small model on the CPU; ARGS=... are passed on"
-	@echo "make test        run the tests; ARGS='-k name' and the like are passed to pytest"
+	@echo "make test        run the tests and print the line coverage; ARGS='-k name' goes to pytest"
 	@echo "make test-slow   run the slow tests, which the above leaves out"
 	@echo "make benchmark   time fcos_d2 beside torchvision's and detectron2's FCOS; about 6 minutes"
-	@echo "make lint        check style and formatting"
+	@echo "make lint        check style, formatting and types"
 	@echo "make wheel       build dist/fcos_d2-*-py3-none-any.whl"
 	@echo "make clean       remove build/, dist/ and caches, but not .venv"
 
@@ -26,8 +26,11 @@ setup:
 quickstart: setup
 	$(RUN) -m fcos_d2 quickstart $(ARGS)
 
+# Two tests at a time, each on one core; ARGS='-n 8' for more.
+test: export OMP_NUM_THREADS = 1
+
 test: setup
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist worksteal --cov=fcos_d2 $(ARGS)
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)
@@ -38,6 +41,7 @@ benchmark: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 # build/ goes first and last: what an earlier build left there would travel in the wheel.
 wheel: setup
@@ -47,5 +51,5 @@ wheel: setup
 	@ls dist/*.whl
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache
 	find fcos_d2 configs tests -name __pycache__ -type d -prune -exec rm -rf {} +

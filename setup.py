@@ -16,7 +16,7 @@ EXTRAS = {
     # detectron2's drawing needs both. Not required: on bare servers opencv-python does not load,
     # and beside opencv-python-headless it breaks that.
     "plot": ["matplotlib", "opencv-python"],
-    "test": ["pytest", "ruff"],
+    "test": ["mypy", "pytest", "pytest-cov", "pytest-xdist", "ruff"],
     "timm": ["timm>=0.9"],
 }
 
@@ -31,7 +31,7 @@ setup(
     # configs/ stays at the top of the repository and travels as fcos_d2/configs.
     packages=[*find_packages(include=["fcos_d2", "fcos_d2.*"]), "fcos_d2.configs"],
     package_dir={"fcos_d2.configs": "configs"},
-    package_data={"fcos_d2.configs": ["**/*.yaml", "**/*.py"]},
+    package_data={"fcos_d2": ["py.typed"], "fcos_d2.configs": ["**/*.yaml", "**/*.py"]},
     python_requires=">=3.10",
     # detectron2 is needed too, but is not on PyPI: naming it here would make every install fail.
     # `import fcos_d2` says how to install it.

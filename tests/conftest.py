@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures shared by all tests."""
 
 import logging
 
@@ -12,20 +12,20 @@ from support.tiny import write_coco
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Random weights are the same in every run."""
+    """Seed torch and NumPy, so that random weights are the same in every run."""
     torch.manual_seed(0)
     np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)
 def log_reaches_caplog(monkeypatch):
-    # detectron2's setup_logger, called by other tests, may have cut it off.
+    # Other tests call detectron2's setup_logger, which turns propagation off.
     monkeypatch.setattr(logging.getLogger("fcos_d2"), "propagate", True)
 
 
 @pytest.fixture
 def register():
-    """Registers COCO-format sets and forgets them after the test."""
+    """Register datasets in COCO's format, and remove them after the test."""
     names = []
 
     def add(name, json_file, images):
@@ -41,6 +41,6 @@ def register():
 
 @pytest.fixture
 def tiny(tmp_path, register):
-    """A registered data set of four pictures and the categories 7, 3 and 90."""
+    """Name of a registered dataset of four images and the categories 7, 3 and 90."""
     path = write_coco(tmp_path / "data")
     return register("tiny", path, tmp_path / "data" / "images")

@@ -17,7 +17,7 @@ def test_every_config_merges_and_names_its_conventions(name):
     if "resnet" in cfg.MODEL.BACKBONE.NAME:
         conventions.append("STRIDE_IN_1X1:")
     if "DenseCL" in name or "Base-mmdet" in text or "dcn-caffe" in name:
-        conventions = conventions[1:]  # beside it in the base
+        conventions = conventions[1:]  # the base config has it
     for key in conventions:
         assert key in text, f"{name} must state {key} beside its weights"
 

@@ -5,11 +5,13 @@ import logging
 import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
+from support.tiny import write_dataset
 
 import fcos_d2
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer
@@ -23,7 +25,7 @@ HELPFUL = (ValueError, FileNotFoundError, KeyError)
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Cut off, with flipped bytes, with a hole, or with something else in the middle."""
+    """Truncate bytes, change some, remove a range, or replace a range."""
     data = bytearray(content)
     kind = rng.randrange(4)
     if kind == 0:
@@ -37,7 +39,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(data[:start]) + (b"" if kind == 2 else b"<html>\0" * 3) + bytes(data[end:])
 
 
-def test_damaged_checkpoints_change_nothing_or_load_as_a_whole(tmp_path):
+def test_damaged_checkpoints_change_nothing_or_load_completely(tmp_path):
     rng, path = random.Random(0), tmp_path / "model.pth"
     source = tiny_fcos()
     torch.save({"model": source.state_dict()}, path)
@@ -52,7 +54,7 @@ def test_damaged_checkpoints_change_nothing_or_load_as_a_whole(tmp_path):
             assert str(path) in str(error) or "another architecture" in str(error), error
             refused += 1
             assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-        else:  # numbers may have changed, but all are there
+        else:  # values may have changed, but no tensor is missing
             model.load_state_dict(before)
     assert refused > CASES / 2
 
@@ -79,7 +81,7 @@ def test_damaged_images_are_named(tmp_path, suffix):
 
 
 def mutated(node, rng: random.Random):
-    """A JSON value with one thing in it replaced, removed or of another type."""
+    """Replace or remove one value inside a JSON value, perhaps by one of another type."""
     if isinstance(node, dict) and node and rng.random() < 0.9:
         key = rng.choice(sorted(node))
         if rng.random() < 0.2:
@@ -94,17 +96,10 @@ def mutated(node, rng: random.Random):
 def test_damaged_annotations_are_named(tmp_path):
     logging.disable(logging.CRITICAL)
     rng, path = random.Random(2), tmp_path / "data.json"
-    (tmp_path / "images").mkdir()
-    Image.new("RGB", (48, 32)).save(tmp_path / "images" / "0.png")
-    content = {
-        "images": [{"id": 1, "file_name": "0.png", "width": 48, "height": 32}],
-        "annotations": [
-            {"id": i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [1, 2, 20, 20], "area": 400}
-            | {"iscrowd": 0}
-            for i in (1, 2, 3)
-        ],
-        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
-    }
+    boxes = [(category, [1, 2, 20, 20]) for category in (2, 1, 2)]
+    image = np.zeros((32, 48, 3), dtype=np.uint8)
+    write_dataset(path, tmp_path / "images", [(image, boxes)], {1: "a", 2: "b"})
+    content = json.loads(path.read_text())
     cfg = fcos_d2.get_cfg()
     cfg.DATASETS.TRAIN = ("fuzzed",)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

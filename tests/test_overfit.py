@@ -1,87 +1,56 @@
-"""Everything together: the trainer learns a few pictures by heart and the evaluator sees it."""
+"""The whole chain: the trainer memorizes a few images, and the evaluator measures it."""
 
 import json
 
 import numpy as np
-from PIL import Image
+from support.exported_models import TWO_LEVELS
+from support.tiny import tiny_overrides, write_dataset
 
 from fcos_d2.engine.main import main, make_parser
 
 
-def write_squares(folder, num_images=4, size=96):
-    """Red and blue squares on noise, in COCO's format with category ids 7 and 3."""
+def squares(num_images=4, size=96):
+    """Images of noise with one red and one blue square each, and the boxes of both."""
     rng = np.random.default_rng(0)
-    images, annotations = [], []
-    (folder / "images").mkdir()
-    for i in range(num_images):
-        picture = rng.integers(90, 160, (size, size, 3), dtype=np.uint8)
+    for _ in range(num_images):
+        image = rng.integers(90, 160, (size, size, 3), dtype=np.uint8)
+        boxes = []
         for j, (category, channel) in enumerate(((7, 0), (3, 2))):
             side = int(rng.integers(24, 36))
             x, y = int(rng.integers(2, size - side - 2)), 4 + j * 48
             side = min(side, size - 4 - y)
-            picture[y : y + side, x : x + side] = 30
-            picture[y : y + side, x : x + side, channel] = 230
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": category,
-                    "bbox": [x, y, side, side],
-                    "area": side * side,
-                    "iscrowd": 0,
-                }
-            )
-        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": size, "height": size})
-    categories = [{"id": 7, "name": "red"}, {"id": 3, "name": "blue"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "squares.json").write_text(json.dumps({"info": {}, **content}))
+            image[y : y + side, x : x + side] = 30
+            image[y : y + side, x : x + side, channel] = 230
+            boxes.append((category, [x, y, side, side]))
+        yield image, boxes
 
 
-def test_a_few_pictures_are_learnt_by_heart(tmp_path):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
-
-    write_squares(tmp_path)
-    name = "overfit_squares"
-    register_coco_instances(name, {}, str(tmp_path / "squares.json"), str(tmp_path / "images"))
-    try:
-        overrides = {
-            "MODEL.DEVICE": "cpu",
-            "MODEL.WEIGHTS": "",
-            "MODEL.RESNETS.DEPTH": 18,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+def test_a_few_images_are_memorized(tmp_path, register):
+    path, images = tmp_path / "squares.json", tmp_path / "images"
+    write_dataset(path, images, squares(), {7: "red", 3: "blue"})
+    overrides = tiny_overrides(
+        tmp_path / "output",
+        register("overfit_squares", path, images),
+        **TWO_LEVELS,
+        **{
             "MODEL.RESNETS.NORM": "BN",
             "MODEL.RESNETS.STRIDE_IN_1X1": False,
             "MODEL.BACKBONE.FREEZE_AT": 0,
             "MODEL.FPN.OUT_CHANNELS": 32,
             "MODEL.FCOS.NUM_CLASSES": 2,
-            "MODEL.FCOS.NUM_CLS_CONVS": 1,
-            "MODEL.FCOS.NUM_BOX_CONVS": 1,
-            "MODEL.FCOS.IN_FEATURES": "['p3','p4','p5']",
-            "MODEL.FCOS.SIZES_OF_INTEREST": "[64,128]",
-            "MODEL.FCOS.TOP_LEVELS": 0,
-            "DATASETS.TRAIN": f"('{name}',)",
-            "DATASETS.TEST": f"('{name}',)",
-            "DATALOADER.NUM_WORKERS": 0,
             "INPUT.MIN_SIZE_TRAIN": "(96,)",
             "INPUT.MIN_SIZE_TEST": 96,
             "INPUT.RANDOM_FLIP": "none",
             "SOLVER.OPTIMIZER": "AdamW",
             "SOLVER.BASE_LR": 0.002,
             "SOLVER.IMS_PER_BATCH": 4,
-            "SOLVER.MAX_ITER": 150,
-            "SOLVER.STEPS": "(110,)",
+            "SOLVER.MAX_ITER": 80,
+            "SOLVER.STEPS": "(60,)",
             "SOLVER.WARMUP_ITERS": 10,
             "SEED": 1,
-            "OUTPUT_DIR": str(tmp_path / "output"),
-        }
-        flat = [str(item) for pair in overrides.items() for item in pair]
-        args = make_parser().parse_args(["--config-file", "fcos_R_50_FPN_1x.yaml", *flat])
-        results = main(args)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+        },
+    )
+    results = main(make_parser().parse_args(["--config-file", "fcos_R_50_FPN_1x.yaml", *overrides]))
     assert results["bbox"]["AP50"] > 90
     last = (tmp_path / "output" / "metrics.json").read_text().splitlines()[-1]
     assert json.loads(last)["bbox/AP50"] == results["bbox"]["AP50"]

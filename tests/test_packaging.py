@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works away from the checkout."""
+"""Content of the wheel, and its use without the checkout."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ FOLDERS = ["configs", "fcos_d2", "requirements", "tests"]
 
 
 def run(*command, cwd, **env):
-    """Run a command whose Python sees neither the checkout nor the network."""
+    """Run a command that cannot import from the checkout and cannot download; return its stdout."""
     env = {**os.environ, "PYTHONPATH": "", "PIP_NO_INDEX": "1", **env}
     result = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True
@@ -38,7 +38,7 @@ def names_in(wheel):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of the checkout, so that building leaves nothing behind in it."""
+    """Copy of the checkout, so that builds leave no files in it."""
     copy = tmp_path_factory.mktemp("source") / "fcos"
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from detectron2.modeling import build_model
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
 
 import fcos_d2
 from fcos_d2.checkpoint import FCOSCheckpointer

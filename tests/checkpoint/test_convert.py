@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
-from support.helpers import tiny_fcos
+from support.models import tiny_fcos
 from support.recipes import key_lists
 
 import fcos_d2

@@ -11,7 +11,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.meta_arch import fcos as detectron2_fcos
 from PIL import Image
-from support.helpers import check_same
+from support.compare import check_same
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from detectron2.structures import BoxMode
 from PIL import Image
-from support.helpers import ground_truth, tiny_fcos
+from support.inputs import ground_truth
+from support.models import tiny_fcos
 
 import fcos_d2
 from fcos_d2.data.mapper import FCOSDatasetMapper

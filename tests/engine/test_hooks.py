@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from support.helpers import ground_truth, tiny_fcos
+from support.inputs import ground_truth
+from support.models import tiny_fcos
 from support.tiny import tiny_overrides
 
 from fcos_d2.engine import main as engine

@@ -1,13 +1,15 @@
 """Several processes on the CPU do what one does."""
 
 import copy
+import multiprocessing
 import os
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from support.helpers import ground_truth, tiny_fcos
+from support.inputs import ground_truth
+from support.models import tiny_fcos
 from support.tiny import tiny_overrides, write_coco
 
 from fcos_d2.engine import main as engine
@@ -33,6 +35,12 @@ def model_of(options, dtype):
     return tiny_fcos(**options).to(dtype)
 
 
+def in_two_processes(function, *args):
+    """Run ``function(rank, *args)`` in two new processes, forked from one that imported torch."""
+    multiprocessing.set_forkserver_preload(["fcos_d2.engine.main"])
+    mp.start_processes(function, args=args, nprocs=2, start_method="forkserver")
+
+
 def worker(rank, folder, options, dtype, order):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
@@ -54,7 +62,7 @@ def worker(rank, folder, options, dtype, order):
 )
 def test_two_processes_give_the_gradients_of_one(tmp_path, options, dtype, order):
     alone = gradients(model_of(options, dtype), batch())
-    mp.spawn(worker, args=(str(tmp_path), options, dtype, order), nprocs=2)
+    in_two_processes(worker, str(tmp_path), options, dtype, order)
     together = torch.load(tmp_path / "out.pth", weights_only=True)
     assert alone.keys() == together.keys()
     difference = torch.cat([(together[k] - alone[k]).flatten() for k in alone])
@@ -87,10 +95,10 @@ def test_a_process_without_boxes_hangs_nothing_and_weights_stay_equal(tmp_path):
     options = {
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
         "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
-        "SOLVER.MAX_ITER": 20,
+        "SOLVER.MAX_ITER": 8,
     }
     overrides = tiny_overrides(tmp_path / "output", "half_empty", **options)
-    mp.spawn(train_worker, args=(str(tmp_path), overrides), nprocs=2)
+    in_two_processes(train_worker, str(tmp_path), overrides)
     first, second = (torch.load(tmp_path / f"rank{i}.pth", weights_only=True) for i in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.helpers import ground_truth, tiny_fcos
+from support.inputs import ground_truth
+from support.models import tiny_fcos
 
 from fcos_d2.engine.train_loop import TrainStep, split_batch
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from support.compare import check_same
 from support.exported_models import two_level_fcos
-from support.helpers import check_same
 
 from fcos_d2.export.graph import CompleteModel
 from fcos_d2.export.nms import nms_mask, nms_mask_operator
@@ -38,7 +38,6 @@ def batch(fill=77.0):
         {"postprocess": PostprocessOptions(max_detections=-1, topk_per_level=50)},
         {"postprocess": PostprocessOptions(max_detections=7, nms_threshold=0.3)},
     ],
-    ids=str,
 )
 def test_every_option_gives_the_models_own_detections(options):
     model = two_level_fcos(**options)

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 from detectron2.modeling import build_model
-from support.helpers import TinyBackbone, tiny_fcos
 from support.inputs import inputs, small_cfg
+from support.models import TinyBackbone, tiny_fcos
 
 from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
 from fcos_d2.modeling.build import build_box_coder, build_compat, conventions

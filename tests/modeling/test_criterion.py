@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from support.helpers import STRIDES, GivenDistances, as_truth, ground_truth, level_shapes, maps
+from support.inputs import ground_truth
+from support.models import STRIDES, GivenDistances, level_shapes, maps
+from support.parts import as_truth
 
 from fcos_d2.modeling.assigners import Assignment, CenterAssigner
 from fcos_d2.modeling.build import make_criterion

@@ -7,8 +7,8 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.utils.events import EventStorage
-from support.helpers import ground_truth, tiny_fcos
-from support.inputs import inputs, small_cfg
+from support.inputs import ground_truth, inputs, small_cfg
+from support.models import tiny_fcos
 
 import fcos_d2
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from support.helpers import TinyBackbone, fcos_from, ground_truth, head_outputs, tiny_fcos
+from support.inputs import ground_truth
+from support.models import TinyBackbone, fcos_from, tiny_fcos
+from support.parts import head_outputs
 from torch import nn
 
 from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu

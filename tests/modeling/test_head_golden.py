@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from support.helpers import STRIDES, error, flat, golden, head_outputs
+from support.compare import error
+from support.golden import golden
+from support.models import STRIDES, flat
+from support.parts import head_outputs
 
 from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
 from fcos_d2.modeling.head import FCOSHead

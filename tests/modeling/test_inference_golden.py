@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from support.helpers import STRIDES, check_same, detect_one, golden, level_shapes
+from support.compare import check_same
+from support.golden import golden
+from support.models import STRIDES, level_shapes
+from support.parts import detect_one
 from torchvision.ops import batched_nms
 
 from fcos_d2.modeling.compat import Compat

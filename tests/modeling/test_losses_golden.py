@@ -4,19 +4,11 @@ import re
 
 import pytest
 import torch
-from support.helpers import (
-    STRIDES,
-    GivenDistances,
-    error,
-    golden,
-    ground_truth,
-    labels_and_targets,
-    level_shapes,
-    losses_of,
-    maps,
-    matched_boxes,
-    tiny_fcos,
-)
+from support.compare import error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import STRIDES, GivenDistances, level_shapes, maps, tiny_fcos
+from support.parts import labels_and_targets, losses_of, matched_boxes
 
 from fcos_d2.modeling.box_coder import ltrb_distances
 from fcos_d2.modeling.compat import Compat

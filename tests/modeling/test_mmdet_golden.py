@@ -4,22 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.helpers import (
-    STRIDES,
-    GivenDistances,
-    check_same,
-    detect_one,
-    error,
-    flat,
-    golden,
-    ground_truth,
-    head_outputs,
-    labels_and_targets,
-    level_shapes,
-    losses_of,
-    maps,
-    tiny_fcos,
-)
+from support.compare import check_same, error
+from support.golden import golden
+from support.inputs import ground_truth
+from support.models import STRIDES, GivenDistances, flat, level_shapes, maps, tiny_fcos
+from support.parts import detect_one, head_outputs, labels_and_targets, losses_of
 
 from fcos_d2.checkpoint.convert import FORMATS
 from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from support.helpers import GivenDistances, detect_one, maps
+from support.models import GivenDistances, maps
+from support.parts import detect_one
 from torchvision.ops import box_iou
 
 from fcos_d2.modeling.box_coder import decode_boxes
@@ -192,19 +193,22 @@ def obvious_detections(logits, distances, quality, size, options, compat):
     ranked = logits.sigmoid() if compat.topk_by_class_score else scores
     passed = (tested > options.score_threshold) & distances.isfinite().all(1)[:, None]
     passed &= ~quality.isnan()[:, None]
+    boxes = decode_boxes(LOCATIONS.points, distances)
+    overlap = (box_iou(boxes, boxes) > options.nms_threshold).tolist()
+    final = scores if compat.product_scores else scores.sqrt()
+    passed, ranked, order = passed.tolist(), ranked.tolist(), scores.tolist()  # fast to read
     chosen, first = [], 0
     for level in LOCATIONS.level_sizes:
         pairs = [(i, c) for i in range(first, first + level) for c in range(logits.shape[1])]
-        pairs = sorted((p for p in pairs if passed[p]), key=lambda p: -ranked[p])
-        chosen += pairs[: options.topk_per_level]
+        pairs = [(i, c) for i, c in pairs if passed[i][c]]
+        chosen += sorted(pairs, key=lambda p: -ranked[p[0]][p[1]])[: options.topk_per_level]
         first += level
     kept = []
-    for i, c in sorted(chosen, key=lambda p: -scores[p]):
-        box = decode_boxes(LOCATIONS.points[i], distances[i])
-        if all(c != d or box_iou(box[None], b[None]) <= options.nms_threshold for b, _, d in kept):
-            score = scores[i, c] if compat.product_scores else scores[i, c].sqrt()
-            kept.append((box, score, c))
-    return kept if options.max_detections < 0 else kept[: options.max_detections]
+    for i, c in sorted(chosen, key=lambda p: -order[p[0]][p[1]]):
+        if not any(c == d and overlap[i][j] for j, d in kept):
+            kept.append((i, c))
+    kept = kept if options.max_detections < 0 else kept[: options.max_detections]
+    return [(boxes[i], final[i, c], c) for i, c in kept]
 
 
 def test_random_batches_equal_the_obvious_way():

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.helpers import check_same, tiny_fcos
+from support.compare import check_same
+from support.models import tiny_fcos
 from torch import nn
 
 import fcos_d2

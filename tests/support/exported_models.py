@@ -5,8 +5,8 @@ from detectron2.modeling import build_model
 
 from fcos_d2 import Predictor
 from fcos_d2.modeling.head import FCOSHead
-from support.helpers import TinyBackbone, fcos_from
 from support.model_folders import tiny_cfg
+from support.models import TinyBackbone, fcos_from
 
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {

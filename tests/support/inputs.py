@@ -1,4 +1,4 @@
-"""A small model's config, and batches as detectron2's loaders give them."""
+"""Config of a small model, and batches in the format of detectron2's loaders."""
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -28,3 +28,10 @@ def inputs(counts, size=(128, 160)):
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
         batch.append({"image": image, "instances": instances})
     return batch
+
+
+def ground_truth(boxes, classes, size=(256, 320)):
+    """Instances of one image: M boxes x1, y1, x2, y2 and their classes, height and width."""
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    classes = torch.as_tensor(classes, dtype=torch.int64)
+    return Instances(size, gt_boxes=Boxes(boxes), gt_classes=classes)

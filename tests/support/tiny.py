@@ -1,46 +1,61 @@
-"""A tiny data set and the overrides that train a tiny model on it."""
+"""Small COCO datasets, and the overrides that train a tiny model on one."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 
+def write_dataset(json_file, images_folder, images, categories):
+    """Write a dataset in COCO's format.
+
+    Args:
+        json_file: path of the annotations.
+        images_folder: folder of the images, which get the names 0.png, 1.png, ...
+        images: for each image (H, W, 3) pixels and a list of (category id, [x, y, width, height]).
+        categories: names by category id.
+    """
+    json_file, images_folder = Path(json_file), Path(images_folder)
+    content = {"info": {}, "images": [], "annotations": []}
+    content["categories"] = [{"id": i, "name": name} for i, name in categories.items()]
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    images_folder.mkdir(parents=True)
+    for i, (pixels, boxes) in enumerate(images):
+        Image.fromarray(pixels).save(images_folder / f"{i}.png")
+        height, width = pixels.shape[:2]
+        row = {"id": i, "file_name": f"{i}.png", "width": width, "height": height}
+        content["images"].append(row)
+        for category, box in boxes:
+            row = {"id": len(content["annotations"]) + 1, "image_id": i, "category_id": category}
+            content["annotations"].append(
+                {**row, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
+    json_file.write_text(json.dumps(content))
+
+
 def write_coco(folder, ids=(7, 3, 90), num_images=4, size=(96, 64), empty=()):
-    """Noise with boxes in COCO's format; images named in ``empty`` have none.
+    """Write images of noise with three boxes each, or none for image indices in ``empty``.
 
     Returns:
-        Path of the JSON file; the pictures are in ``folder / "images"``.
+        Path of the JSON file; the images are in ``folder / "images"``.
     """
     rng = np.random.default_rng(0)
-    width, height = size
-    (folder / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images = []
     for i in range(num_images):
-        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / "images" / f"{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
-        for j in range(0 if i in empty else 3):
-            x, y, side = 5 + 20 * j, 6 + 3 * i, 20 + 5 * j
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": ids[j % len(ids)],
-                    "bbox": [x, y, side, side],
-                    "area": side * side,
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": i, "name": f"class {i}"} for i in ids]
-    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+        noise = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        boxes = [
+            (ids[j % len(ids)], [5 + 20 * j, 6 + 3 * i, 20 + 5 * j, 20 + 5 * j])
+            for j in range(0 if i in empty else 3)
+        ]
+        images.append((noise, boxes))
     path = folder / "data.json"
-    path.write_text(json.dumps(content))
+    write_dataset(path, folder / "images", images, {i: f"class {i}" for i in ids})
     return path
 
 
 def tiny_overrides(output, name="tiny", **changes):
-    """Flat KEY VALUE list: ResNet-18, 64 channels, SGD, 2 images of 64 px a batch, 2 iterations."""
+    """KEY VALUE list: ResNet-18, 64 channels, SGD, batches of 2 images of 64 px, 2 iterations."""
     values = {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHTS": "",

@@ -88,7 +88,7 @@ def deform_stages(
         modulated, num_groups: see :class:`DeformBottleneckBlock`.
 
     Raises:
-        ValueError: if a stage has other blocks, as ResNet-18 and 34 do.
+        ValueError: if a stage has other blocks, as in ResNet-18 and 34.
     """
     for name in stages:
         stage = getattr(resnet, name)

@@ -47,7 +47,7 @@ def build_fpn(
     top_block: str = "conv",
     relu: bool = False,
 ) -> FPN:
-    """An FPN with ``top_levels`` strided levels on top.
+    """Build detectron2's FPN with ``top_levels`` strided levels on top.
 
     Args:
         bottom_up: backbone that returns the features named in ``in_features``.
@@ -60,7 +60,7 @@ def build_fpn(
         relu: apply a ReLU after every convolution of the FPN, an option of the official code.
 
     Raises:
-        ValueError: naming the config key, for features or options that do not fit.
+        ValueError: for features or options that do not fit, naming the config key.
     """
     shapes = bottom_up.output_shape()
     in_features = list(in_features) or _features_of_strides(shapes, (8, 16, 32))
@@ -69,36 +69,41 @@ def build_fpn(
         raise ValueError(
             f"MODEL.FPN.IN_FEATURES asks for {unknown}, but the backbone gives {sorted(shapes)}"
         )
-    if top_levels not in (0, 1, 2):
-        raise ValueError(f"MODEL.FCOS.TOP_LEVELS must be 0, 1 or 2, got {top_levels}")
-    coarsest = "p" + str(shapes[in_features[-1]].stride.bit_length() - 1)
-    if top_block_in == coarsest:
-        top_channels = out_channels
-    elif top_block_in in shapes:
-        top_channels = shapes[top_block_in].channels
-    else:
-        raise ValueError(
-            f"MODEL.FCOS.TOP_BLOCK_IN is {top_block_in!r}, expected {coarsest!r} or one of the "
-            f"backbone's features {sorted(shapes)}"
-        )
-    top = None
-    if top_block == "maxpool":
-        if (top_levels, top_block_in) != (1, "p5"):
-            raise ValueError(
-                "MODEL.FCOS.TOP_BLOCK maxpool makes one level from p5: set MODEL.FCOS.TOP_LEVELS 1 "
-                "and TOP_BLOCK_IN p5"
-            )
-        top = LastLevelMaxPool()
-    elif top_block != "conv":
-        raise ValueError(f"MODEL.FCOS.TOP_BLOCK is {top_block!r}, expected conv or maxpool")
-    elif top_levels:
-        top_class = LastLevelP6 if top_levels == 1 else LastLevelP6P7
-        top = top_class(top_channels, out_channels, top_block_in)
+    channels = {name: shape.channels for name, shape in shapes.items()}
+    channels["p" + str(shapes[in_features[-1]].stride.bit_length() - 1)] = out_channels
+    top = _top_block(top_block, top_levels, top_block_in, channels, out_channels)
     fpn = FPN(bottom_up, in_features, out_channels, norm, top, fuse_type)
     if relu:
         for conv in (*fpn.lateral_convs, *fpn.output_convs):
             conv.activation = F.relu
     return fpn
+
+
+def _top_block(
+    kind: str, levels: int, in_feature: str, channels: dict[str, int], out_channels: int
+) -> nn.Module | None:
+    """Top levels of the FPN; ``channels`` holds the features that they may start from."""
+    if levels not in (0, 1, 2):
+        raise ValueError(f"MODEL.FCOS.TOP_LEVELS must be 0, 1 or 2, got {levels}")
+    if in_feature not in channels:
+        *features, coarsest = channels
+        raise ValueError(
+            f"MODEL.FCOS.TOP_BLOCK_IN is {in_feature!r}, expected {coarsest!r} or one of the "
+            f"backbone's features {sorted(features)}"
+        )
+    if kind == "maxpool":
+        if (levels, in_feature) != (1, "p5"):
+            raise ValueError(
+                "MODEL.FCOS.TOP_BLOCK maxpool makes one level from p5: set MODEL.FCOS.TOP_LEVELS 1 "
+                "and TOP_BLOCK_IN p5"
+            )
+        return LastLevelMaxPool()
+    if kind != "conv":
+        raise ValueError(f"MODEL.FCOS.TOP_BLOCK is {kind!r}, expected conv or maxpool")
+    if levels == 0:
+        return None
+    top = LastLevelP6 if levels == 1 else LastLevelP6P7
+    return top(channels[in_feature], out_channels, in_feature)
 
 
 def build_fcos_resnet_fpn_p3p7_backbone(cfg, input_shape: ShapeSpec) -> FPN:

@@ -1,7 +1,8 @@
-"""Any timm model with a feature pyramid as a detectron2 backbone."""
+"""Any timm model with feature maps of several strides as a detectron2 backbone."""
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class TimmBackbone(Backbone):
-    """``timm.create_model(name, features_only=True)``, its features named as a ResNet's.
+    """``timm.create_model(name, features_only=True)`` with the feature names of a ResNet.
 
     Features are "res2" (stride 4) to "res5" (stride 32), only the requested ones. Parameters that
     feed no requested feature are frozen, otherwise DDP would wait for their gradients. Parameter
@@ -53,7 +54,7 @@ class TimmBackbone(Backbone):
                 f"MODEL.TIMM.NORM is {norm!r}, expected FrozenBN, SyncBN or an empty text"
             )
         self.model = _create(name, pretrained=pretrained, in_chans=in_channels)
-        info = self.model.feature_info
+        info: Any = self.model.feature_info
         # Of several features of a stride, the last one is the deepest.
         index = {f"res{r.bit_length() - 1}": i for i, r in enumerate(info.reduction())}
         self._out_features = list(out_features or ("res3", "res4", "res5"))
@@ -73,7 +74,7 @@ class TimmBackbone(Backbone):
         self._freeze_unused(in_channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) images -> features, keyed "res2" to "res5", each (N, C, H/s, W/s)."""
+        """Map (N, 3, H, W) images to features "res2" to "res5" of stride s: (N, C, H/s, W/s)."""
         features = self.model(x)
         outputs = {}
         for name, i in zip(self._out_features, self._index, strict=True):
@@ -96,7 +97,7 @@ class TimmBackbone(Backbone):
         """Freeze everything before the first feature with a stride above ``2 ** freeze_at``."""
         if freeze_at < 1:
             return
-        info = self.model.feature_info
+        info: Any = self.model.feature_info
         features = zip(info.module_name(), info.reduction(), strict=True)
         done = [name for name, reduction in features if reduction <= 2**freeze_at]
         if not done:
@@ -129,7 +130,7 @@ def _add_ese(model: nn.Module, name: str) -> None:
 
     blocks = [m for m in model.modules() if isinstance(m, OsaBlock)]
     if not blocks:
-        raise ValueError(f"MODEL.TIMM.ESE_IN_EVERY_BLOCK is for VoVNets; {name} is none")
+        raise ValueError(f"MODEL.TIMM.ESE_IN_EVERY_BLOCK is for VoVNets; {name} is not one")
     for block in blocks:
         if block.attn is None:
             block.attn = EffectiveSEModule(block.conv_concat.conv.out_channels)

@@ -19,7 +19,9 @@ def test_the_rule_is_that_of_the_config():
 def test_locations_are_those_of_the_model(train):
     """The same boxes are positive in FCOS itself."""
     import torch
-    from support.helpers import ground_truth, labels_and_targets, level_shapes, tiny_fcos
+    from support.inputs import ground_truth
+    from support.models import level_shapes, tiny_fcos
+    from support.parts import labels_and_targets
 
     from fcos_d2.modeling.locations import make_locations
 

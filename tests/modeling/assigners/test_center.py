@@ -5,7 +5,9 @@ import time
 
 import pytest
 import torch
-from support.helpers import STRIDES, ground_truth, labels_and_targets, level_shapes, tiny_fcos
+from support.inputs import ground_truth
+from support.models import STRIDES, level_shapes, tiny_fcos
+from support.parts import labels_and_targets
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos_d2.modeling.assigners import CenterAssigner

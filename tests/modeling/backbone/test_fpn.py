@@ -60,7 +60,7 @@ def test_channel_attention_in_every_block_is_for_vovnets():
     model = TimmBackbone("ese_vovnet39b", ese_in_every_block=True)
     attention = [k for k in model.state_dict() if k.endswith("attn.fc.weight")]
     assert len(attention) == 6  # one, one, two and two blocks
-    with pytest.raises(ValueError, match="mobilenetv2_100 is none"):
+    with pytest.raises(ValueError, match="mobilenetv2_100 is not one"):
         TimmBackbone("mobilenetv2_100", ese_in_every_block=True)
 
 

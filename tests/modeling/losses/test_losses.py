@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.helpers import one_hot_focal_loss
+from support.parts import one_hot_focal_loss
 
 from fcos_d2.modeling.losses.box import BOX_LOSSES, centerness_targets, ltrb_iou_loss
 from fcos_d2.modeling.losses.focal import sigmoid_focal_loss
