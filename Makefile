@@ -26,11 +26,11 @@ setup:
 quickstart: setup
 	$(RUN) -m fcos_d2 quickstart $(ARGS)
 
-# Two tests at a time, each on one core; ARGS='-n 8' for more.
+# Two files at a time, each on one core; ARGS='-n 8' for more.
 test: export OMP_NUM_THREADS = 1
 
 test: setup
-	$(RUN) -m pytest -n 2 --dist worksteal --cov=fcos_d2 $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=fcos_d2 $(ARGS)
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)

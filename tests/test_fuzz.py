@@ -5,13 +5,11 @@ import logging
 import random
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from support.models import tiny_fcos
-from support.tiny import write_dataset
 
 import fcos_d2
 from fcos_d2.checkpoint.checkpointer import FCOSCheckpointer
@@ -96,10 +94,17 @@ def mutated(node, rng: random.Random):
 def test_damaged_annotations_are_named(tmp_path):
     logging.disable(logging.CRITICAL)
     rng, path = random.Random(2), tmp_path / "data.json"
-    boxes = [(category, [1, 2, 20, 20]) for category in (2, 1, 2)]
-    image = np.zeros((32, 48, 3), dtype=np.uint8)
-    write_dataset(path, tmp_path / "images", [(image, boxes)], {1: "a", 2: "b"})
-    content = json.loads(path.read_text())
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (48, 32)).save(tmp_path / "images" / "0.png")
+    content = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 48, "height": 32}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1 + i % 2, "bbox": [1, 2, 20, 20], "area": 400}
+            | {"iscrowd": 0}
+            for i in (1, 2, 3)
+        ],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
     cfg = fcos_d2.get_cfg()
     cfg.DATASETS.TRAIN = ("fuzzed",)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.exported_models import make_predictor
+from support.exported_models import check_complete, make_predictor
 
 from fcos_d2 import Predictor, cli
 from fcos_d2.export.check import check_export, compare_detections, differences_table
@@ -33,6 +33,10 @@ def test_the_command_exports_and_checks(exported):
     names = {p.name for p in path.parent.iterdir()}
     stems = ("model_complete", "model_complete_int8")
     assert names == {stem + suffix for stem in stems for suffix in (".onnx", ".json")}
+
+
+def test_the_file_detects_like_the_model_at_several_sizes(exported):
+    check_complete(make_predictor().model, exported[0])
 
 
 def test_the_metadata_hold_all_that_a_user_needs(exported, saved_model):

@@ -1,13 +1,18 @@
-"""Small models for export, with detections that differ from location to location."""
+"""Small models with detections that differ from location to location, and a check of exports."""
 
+import numpy as np
 import torch
 from detectron2.modeling import build_model
 
 from fcos_d2 import Predictor
+from fcos_d2.export.check import compare_detections
+from fcos_d2.export.runtime import load_exported
+from fcos_d2.export.save import OUTPUTS
 from fcos_d2.modeling.head import FCOSHead
 from support.model_folders import tiny_cfg
 from support.models import TinyBackbone, fcos_from
 
+SHAPES = [(1, 64, 64), (3, 96, 160), (1, 160, 96)]
 # Shapes of levels are formulas for exporters, so fewer levels are much faster.
 TWO_LEVELS = {
     "MODEL.FCOS.TOP_LEVELS": 0,
@@ -79,3 +84,33 @@ def bring_to_life(model):
         conv.bias.sub_(values.mean()).mul_(scale).add_(mean)
         conv.weight.mul_(scale)
     return model
+
+
+def inputs(count, height, width):
+    """Padded images of noise and their sizes, as exported models take them."""
+    images = np.random.uniform(0, 255, (count, 3, height, width)).round().astype(np.float32)
+    sizes = np.array([[height - 2 * i, width - 3 * i] for i in range(count)], dtype=np.int64)
+    return images, sizes
+
+
+@torch.no_grad()
+def model_outputs(model, images, sizes):
+    tensors = [torch.from_numpy(i[:, :h, :w]) for i, (h, w) in zip(images, sizes)]
+    return model([{"image": tensor} for tensor in tensors])
+
+
+def check_complete(model, path, kind="onnx"):
+    """Assert that an exported file with NMS finds the model's detections, at all ``SHAPES``."""
+    run = load_exported(path, kind, "inside")
+    for shape in SHAPES:
+        images, sizes = inputs(*shape)
+        found = run(images, sizes)
+        assert list(found) == list(OUTPUTS["inside"])
+        for i, output in enumerate(model_outputs(model, images, sizes)):
+            wanted, k = output["instances"], int(found["count"][i])
+            ours = [torch.from_numpy(found[n][i, :k]) for n in ("boxes", "scores", "classes")]
+            theirs = wanted.pred_boxes.tensor, wanted.scores, wanted.pred_classes
+            pixels, scores, unmatched = compare_detections(ours, theirs)
+            assert len(wanted) > 10
+            assert (pixels <= 0.5, scores <= 1e-3, unmatched) == (True, True, 0)
+            assert (np.diff(found["scores"][i]) <= 0).all()
