@@ -73,7 +73,7 @@ def run_quickstart(
     say("3/4 training and evaluation")
     words = ["--config-file", "quick_start.yaml", "MODEL.WEIGHTS", str(weights), *overrides]
     args = make_parser().parse_args(words)
-    results = train_and_evaluate(args)
+    results = train_and_evaluate(args) or {}
 
     output = Path(load_cfg(args).OUTPUT_DIR)
     say(f"4/4 images, in {output}")
@@ -112,7 +112,7 @@ def draw_dataset_image(predictor: Predictor, dataset: str) -> Tensor:
     """
     record = DatasetCatalog.get(dataset)[0]
     image = torch.from_numpy(read_rgb(record["file_name"])).permute(2, 0, 1)
-    detections = predictor(image)
+    detections = predictor.detect([predictor.prepare(image)])[0]
     truth = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
     truth[:, 2:] += truth[:, :2]  # COCO boxes are x, y, width, height
     image = draw_boxes(image, torch.from_numpy(truth), GROUND_TRUTH_COLOR)
