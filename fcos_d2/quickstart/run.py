@@ -112,7 +112,7 @@ def draw_dataset_image(predictor: Predictor, dataset: str) -> Tensor:
     """
     record = DatasetCatalog.get(dataset)[0]
     image = torch.from_numpy(read_rgb(record["file_name"])).permute(2, 0, 1)
-    detections = predictor.detect([predictor.prepare(image)])[0]
+    detections = predictor(image)
     truth = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
     truth[:, 2:] += truth[:, :2]  # COCO boxes are x, y, width, height
     image = draw_boxes(image, torch.from_numpy(truth), GROUND_TRUTH_COLOR)
