@@ -230,13 +230,13 @@ def _inferred_resnet_options(state: State) -> dict[str, Any]:
         for s in (2, 3, 4, 5)
     ]
     bottleneck = f"{prefix}res2.0.conv3.weight" in state
-    known = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+    known: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
     if not bottleneck:
         known = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
     if tuple(blocks) not in known:
         raise ValueError(f"detectron2 has no ResNet with {blocks} blocks in its stages")
     last = state[f"{prefix}res2.0.conv{3 if bottleneck else 2}.weight"]
-    inferred = {
+    inferred: dict[str, Any] = {
         "DEPTH": known[tuple(blocks)],
         "STEM_OUT_CHANNELS": len(state[f"{prefix}stem.conv1.weight"]),
         "RES2_OUT_CHANNELS": len(last),

@@ -42,7 +42,8 @@ class DataTimeWarning(EventWriter):
     """
 
     def __init__(self, start_iter: int = 0, after: int = 100, share: float = 0.3):
-        self._due, self._after, self._share = start_iter + after, after, share
+        self._due: float = start_iter + after
+        self._after, self._share = after, share
 
     def write(self) -> None:
         storage = get_event_storage()

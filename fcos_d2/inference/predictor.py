@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import overload
 
 import numpy as np
 import torch
@@ -184,9 +184,20 @@ class Predictor:
         fold_detector(model.eval())
         return cls(model, cfg, [f"class {i}" for i in range(cfg.MODEL.FCOS.NUM_CLASSES)])
 
+    @overload
+    def __call__(self, images: ImageInput, *, batch_size: int = 1) -> Detections: ...
+
+    @overload
     def __call__(
-        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 1
-    ) -> Detections | list[Detections] | Iterator[Detections]:
+        self, images: list[ImageInput] | tuple[ImageInput, ...], *, batch_size: int = 1
+    ) -> list[Detections]: ...
+
+    @overload
+    def __call__(
+        self, images: Iterator[ImageInput], *, batch_size: int = 1
+    ) -> Iterator[Detections]: ...
+
+    def __call__(self, images, *, batch_size: int = 1):
         """Detect.
 
         Args:
@@ -209,7 +220,7 @@ class Predictor:
             return [found for _, found in self.stream(map(self.prepare, images), batch_size)]
         if isinstance(images, Iterator):
             return (found for _, found in self.stream(map(self.prepare, images), batch_size))
-        return self.detect([self.prepare(cast(ImageInput, images))])[0]
+        return self.detect([self.prepare(images)])[0]
 
     def prepare(self, image: ImageInput) -> PreparedImage:
         """Read and resize an image as detectron2 does in evaluation; can run in any thread.

@@ -198,11 +198,11 @@ class FCOSCriterion:
             reduction="sum",
         )
         loss_cls = self._class_loss(predictions, targets) / normalizers.cls
+        quality_name = "loss_fcos_ctr" if uses_centerness else "loss_fcos_iou"
         return {
             "loss_fcos_cls": loss_cls * self.cls_loss_weight,
             "loss_fcos_loc": loss_loc,
-            "loss_fcos_ctr" if uses_centerness else "loss_fcos_iou": loss_quality
-            / normalizers.num_positive,
+            quality_name: loss_quality / normalizers.num_positive,
         }
 
     def _class_loss(self, predictions: Predictions, targets: Targets) -> Tensor:

@@ -161,7 +161,8 @@ class _Pair:
 
     def fold(self) -> bool:
         """Fold; if the output differs, undo it and return False."""
-        conv, norm = self.conv, self.norm
+        conv: Any = self.conv
+        norm = self.norm
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
             norm.bias,
@@ -172,7 +173,7 @@ class _Pair:
         if self.parent is not conv:
             same = _equal(act(conv(self.x)), expected)
         else:  # it calls the norm itself, and an activation behind it
-            activation: nn.Module = conv.activation or nn.Identity()
+            activation: Any = conv.activation or nn.Identity()
             same = _equal(conv(self.x), activation(expected))
         if not same:
             self.restore()

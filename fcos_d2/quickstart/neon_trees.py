@@ -259,17 +259,17 @@ def _read_image(archive: zipfile.ZipFile, stem: str) -> tuple[np.ndarray, np.nda
 def _parse_voc(xml: bytes) -> tuple[tuple[int, int], np.ndarray]:
     """Parse Pascal VOC's XML: (width, height) and boxes (N, 4) float64, corners in pixels."""
     root = ET.fromstring(xml)
-    size = tuple(int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+    width, height = (int(root.findtext(f"size/{side}", "0")) for side in ("width", "height"))
     objects = root.findall("object")
     names = {item.findtext("name") for item in objects}
     if names - {"Tree"}:
         raise ValueError(f"expected only objects named Tree, got {sorted(map(str, names))}")
     corners = ("xmin", "ymin", "xmax", "ymax")
-    boxes = [[float(item.findtext(f"bndbox/{c}", "nan")) for c in corners] for item in objects]
-    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    rows = [[float(item.findtext(f"bndbox/{c}", "nan")) for c in corners] for item in objects]
+    boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
     if not (boxes[:, 2:] > boxes[:, :2]).all():  # also if a corner is missing
         raise ValueError("a box is empty or lacks a corner")
-    return size, boxes
+    return (width, height), boxes
 
 
 def _write_tiles(folder: Path, stem: str, pixels: np.ndarray, windows: np.ndarray) -> list[str]:

@@ -73,7 +73,7 @@ def run_quickstart(
     say("3/4 training and evaluation")
     words = ["--config-file", "quick_start.yaml", "MODEL.WEIGHTS", str(weights), *overrides]
     args = make_parser().parse_args(words)
-    results = train_and_evaluate(args)
+    results = train_and_evaluate(args) or {}
 
     output = Path(load_cfg(args).OUTPUT_DIR)
     say(f"4/4 images, in {output}")

@@ -61,7 +61,7 @@ def test_the_command_converts_and_says_what_comes_next(tmp_path, mobilenet, caps
     assert cli.main(["convert", "--from", "official", path, "--output", str(tmp_path / "o")]) == 0
     out = capsys.readouterr().out
     assert "none left over or missing" in out and "--eval-only" in out
-    assert cli.main(["convert", "--from", "mmdet", path, "--output", str(tmp_path / "o")]) == 1
+    assert cli.main(["convert", "--from", "mmdet", path, "--output", str(tmp_path / "o")]) == 2
     assert "official's, not mmdet's" in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ _RULES = (
     (r"^proposal_generator\.fcos_head\.", "head."),
 )
 _TIMM = "build_fcos_timm_fpn_p3p7_backbone"
-_BACKBONES = {
+_BACKBONES: dict[str, dict] = {
     "build_fcos_resnet_fpn_backbone": {
         "MODEL.BACKBONE.NAME": "build_fcos_resnet_fpn_p3p7_backbone",
     },

@@ -128,7 +128,8 @@ def _check_files(split: _Split, fast: bool, progress: bool) -> None:
     for image, (fault, size, orientation) in zip(split.images, facts, strict=True):
         expected = (image["width"], image["height"])
         if fault is not None:
-            split.add(*fault, image)
+            kind, text = fault
+            split.add(kind, text, image)
         elif size == expected:
             # orientations 2 to 4 keep the size; in a square all orientations do
             if orientation != 1 and (orientation <= 4 or size[0] == size[1]):
@@ -166,13 +167,13 @@ def inspect_image(path: Path, decode: bool = True) -> FileFacts:
         with Image.open(path) as image:
             if decode:
                 image.load()
-            *size, orientation = displayed_size(image)
+            width, height, orientation = displayed_size(image)
     except FileNotFoundError:
         return FileFacts(("image_missing", f"no {path}"))
     # Decoders of Pillow raise OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
         return FileFacts(("image_unreadable", " ".join(str(error).split())))
-    return FileFacts(None, tuple(size), orientation)
+    return FileFacts(None, (width, height), orientation)
 
 
 def _inspect_header(path: Path) -> FileFacts:
@@ -190,7 +191,7 @@ def _in_threads(function: Callable, items: Sequence, label: str, progress: bool)
 
 def _check_contents(datasets: Mapping[str, CocoData], collector: Collector, progress: bool) -> None:
     """Report equal files anywhere, and equal file names in train and val."""
-    uses = {}  # path -> [(split, file name)], without repetitions within a split
+    uses: dict[Path, list] = {}  # path -> [(split, file name)], without repetitions within a split
     for split, data in datasets.items():
         for name in dict.fromkeys(image["file_name"] for image in data.content["images"]):
             path = data.image_root / name
@@ -220,7 +221,7 @@ def _find_duplicates(uses: Mapping[Path, list], progress: bool) -> list[list[Pat
 
 
 def _check_names(uses: Mapping[Path, list], reported: set[Path], collector: Collector) -> None:
-    names = {"train": {}, "val": {}}
+    names: dict[str, dict[str, Path]] = {"train": {}, "val": {}}
     for path, path_uses in uses.items():
         for split, name in path_uses:
             names[split].setdefault(name, path)
@@ -245,7 +246,7 @@ def _check_boxes(split: _Split, rule: InputRule) -> np.ndarray:
         finite = np.isfinite(xywh).all(1) & np.isfinite(high).all(1)
         empty = finite & (side <= 0).any(1)
         outside = finite & ~empty & ((low >= size) | (high <= 0)).any(1)
-        usable = finite & ~empty & ~outside
+        usable = np.asarray(finite & ~empty & ~outside)
         over = usable & ((low < -_BORDER) | (high > size + _BORDER)).any(1)
         tiny = usable & (side * scale.reshape(-1, 2) < 1).any(1)
     for kind, mask in (

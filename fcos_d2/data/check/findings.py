@@ -94,8 +94,8 @@ class Collector:
     """Counter of cases that keeps the first examples of each kind."""
 
     def __init__(self):
-        self.counts = Counter()
-        self.examples = defaultdict(list)
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[Example]] = defaultdict(list)
 
     def add(self, kind: str, text: str, path: Path | None = None, box=None) -> None:
         self.counts[kind] += 1

@@ -76,7 +76,7 @@ def save_images(findings: Sequence[Finding], folder: str | os.PathLike) -> int:
     Path(folder).mkdir(parents=True, exist_ok=True)
     saved = 0
     for finding in findings:
-        boxes = defaultdict(list)
+        boxes: dict[Path, list] = defaultdict(list)
         for example in finding.examples:
             if example.path is not None:
                 boxes[example.path] += [] if example.box is None else [example.box]

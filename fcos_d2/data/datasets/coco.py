@@ -4,6 +4,7 @@ import json
 import os
 import reprlib
 from pathlib import Path
+from typing import Any
 
 from .files import CocoData
 
@@ -83,24 +84,24 @@ def _check_rows(json_file: str | os.PathLike, content: dict, part: str) -> None:
                 )
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     # NaN and infinity pass: check-data counts boxes with them instead of refusing the file.
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: Any) -> bool:
     return _is_number(value) and (type(value) is int or value.is_integer())
 
 
-def _is_positive(value: object) -> bool:
+def _is_positive(value: Any) -> bool:
     return _is_whole(value) and 0 < value < 2**31
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _is_box(value: object) -> bool:
+def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 

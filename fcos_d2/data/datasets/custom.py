@@ -83,7 +83,7 @@ def register_custom(specs: Sequence[Mapping], cache_dir: str | os.PathLike) -> l
         ValueError: for a wrong specification or a wrong file, and for a name that is taken.
     """
     checked = [_checked(spec) for spec in specs]
-    taken = {}
+    taken: dict[str, dict] = {}
     for spec in checked:
         name = spec["name"]
         if taken.setdefault(name, spec) != spec:
@@ -129,10 +129,11 @@ def _check_key(spec: dict, key: object, valid: Sequence[str]) -> None:
 
 def _checked_value(spec: dict, key: str, value: object) -> object:
     if key == "classes":
-        is_valid = isinstance(value, (list, tuple)) and all(isinstance(n, str) for n in value)
-        if not is_valid or not value or len(set(value)) != len(value):
+        names = value if isinstance(value, (list, tuple)) else ()
+        is_valid = all(isinstance(name, str) for name in names)
+        if not names or not is_valid or len(set(names)) != len(names):
             raise ValueError(f"classes must be a list of different names in {spec}")
-        return tuple(value)
+        return tuple(names)
     if key in _PATHS and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str) or not value:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -105,7 +105,7 @@ def to_coco(
         classes: names of the classes.
         images: (file name, (width, height), objects) of each image.
     """
-    content = {
+    content: dict[str, Any] = {
         "info": {},  # some versions of pycocotools need the key in the evaluation
         "images": [],
         "annotations": [],
@@ -120,7 +120,7 @@ def to_coco(
                 {
                     "id": len(content["annotations"]) + 1,
                     "image_id": image_id,
-                    "category_id": item.label + 1,
+                    "category_id": int(item.label) + 1,
                     "bbox": list(item.box),
                     "area": item.box[2] * item.box[3],
                     "iscrowd": item.iscrowd,

@@ -87,11 +87,12 @@ def read_voc(
     needed = {path for _, path in listed} | set(xmls if classes is None else ())
     parsed = {path: _read_voc_xml(path) for path in needed}
     if classes is None:
-        classes = sorted({o.label for image in parsed.values() for o in image.objects})
+        classes = sorted({str(o.label) for image in parsed.values() for o in image.objects})
     if not classes:
         raise ValueError(f"{Path(folder, 'Annotations')}: no object in any XML, so no classes")
     image_files = _images_by_stem(image_root)
-    images, left_out = [], Counter()
+    images = []
+    left_out: Counter[str] = Counter()
     for number, path in listed:
         if path.stem not in image_files:
             raise FileNotFoundError(
@@ -134,7 +135,7 @@ def _select(
 
 def _read_voc_xml(path: Path) -> _VocImage:
     root, lines = _parse_xml(path)
-    size = tuple(
+    width, height = (
         int(_xml_number(root, f"size/{side}", path, lines, default=0))
         for side in ("width", "height")
     )
@@ -154,7 +155,7 @@ def _read_voc_xml(path: Path) -> _VocImage:
             )
         objects.append(LabeledBox(name, (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)))
         difficult.append(_xml_number(item, "difficult", path, lines, default=0) != 0)
-    return _VocImage(size, objects, difficult)
+    return _VocImage((width, height), objects, difficult)
 
 
 def _parse_xml(path: Path) -> tuple[ET.Element, dict[ET.Element, int]]:
