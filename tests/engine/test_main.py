@@ -154,7 +154,7 @@ def test_data_that_is_not_there_is_named(tmp_path, tiny, register):
         run("no_json")
     (tmp_path / "broken.json").write_text('{"images": [')
     register("broken", tmp_path / "broken.json", tmp_path)
-    with pytest.raises(ValueError, match=r"broken\.json is damaged or no"):
+    with pytest.raises(ValueError, match=r"broken\.json is not in COCO's format"):
         run("broken")
     register("no_folder", tmp_path / "data" / "data.json", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="images of no_folder are missing"):
@@ -252,7 +252,7 @@ def test_the_start_block_says_what_is_about_to_happen(tmp_path, tiny):
     for part in (
         "tiny: 4 images, 12 boxes",
         "3: class 3, class 7, class 90",
-        "2 on 1 process(es), in 2 parts",
+        "2 on 1 process(es), in 2 micro-batches",
         "0.00125 is usual with SGD for a batch of 2",
         "2 = 1.0 epochs",
         "random (MODEL.WEIGHTS is empty)",
