@@ -1,6 +1,7 @@
 """From config and named options to the parts of the model."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,17 @@ from support.inputs import inputs, small_cfg
 from support.models import TinyBackbone, tiny_fcos
 
 from fcos_d2.modeling.box_coder import LtrbExp, LtrbRelu
-from fcos_d2.modeling.build import build_box_coder, build_compat, conventions
+from fcos_d2.modeling.build import (
+    build_box_coder,
+    build_compat,
+    build_criterion,
+    build_postprocess,
+    conventions,
+)
 from fcos_d2.modeling.compat import Compat
 from fcos_d2.modeling.fcos import FCOS
 from fcos_d2.modeling.head import FCOSHead
+from fcos_d2.modeling.locations import LocationGenerator
 
 EVERY_SWITCH = {f"MODEL.FCOS.COMPAT.{name.upper()}": True for name in Compat.__dataclass_fields__}
 
@@ -47,8 +55,18 @@ def test_unknown_parts_are_refused_with_their_key(key):
 
 @pytest.mark.parametrize("changes", [{}, *({key: True} for key in EVERY_SWITCH), EVERY_SWITCH])
 def test_every_convention_reaches_the_part_that_it_concerns(changes):
-    cfg = small_cfg(*(word for pair in changes.items() for word in pair))
-    assert conventions(build_model(cfg)) == build_compat(cfg.MODEL.FCOS)
+    options = small_cfg(*(word for pair in changes.items() for word in pair)).MODEL.FCOS
+    parts = SimpleNamespace(
+        criterion=build_criterion(options, 5, build_box_coder(options)),
+        postprocess=build_postprocess(options, "TEST"),
+        location_generator=LocationGenerator((8, 16), options.COMPAT.GRID_LOCATIONS),
+    )
+    assert conventions(parts) == build_compat(options)
+
+
+def test_a_model_built_from_a_config_follows_its_conventions():
+    cfg = small_cfg(*(word for pair in EVERY_SWITCH.items() for word in pair))
+    assert conventions(build_model(cfg)) == build_compat(cfg.MODEL.FCOS) == Compat(*[True] * 10)
 
 
 def old_and_new():
