@@ -14,6 +14,7 @@ except ImportError as error:
         'print(sysconfig.get_paths()["purelib"])\')" -r requirements/detectron2.txt'
     ) from error
 
+from . import model_zoo
 from .config import add_fcos_config, get_cfg, get_config_file
 from .data.datasets.builtin import register_datasets
 from .inference.detections import Detections
@@ -30,6 +31,7 @@ __all__ = [
     "add_fcos_config",
     "get_cfg",
     "get_config_file",
+    "model_zoo",
 ]
 
 register_datasets()

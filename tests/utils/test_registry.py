@@ -22,6 +22,10 @@ def test_importing_registers_everything_in_a_new_process(tmp_path):
         "assert 'build_fcos_resnet_fpn_p3p7_backbone' in BACKBONE_REGISTRY\n"
         "assert 'build_fcos_timm_fpn_p3p7_backbone' in BACKBONE_REGISTRY\n"
         "assert 'neon_trees_train' in DatasetCatalog.list()\n"
+        "assert fcos_d2.model_zoo.list_configs() and fcos_d2.modeling.backbone.build_fpn\n"
+        "assert all(hasattr(fcos_d2, name) for name in fcos_d2.__all__)\n"
+        "from fcos_d2.modeling.tta import FCOSWithTTA\n"
+        "from fcos_d2.engine.main import run\n"
     )
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
