@@ -107,8 +107,7 @@ class ValidationLoss(HookBase):
         if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
             losses = validation_losses(self.model, self.loader)
             self.trainer.storage.put_scalars(
-                **{f"val_{name}": value for name, value in losses.items()},
-                smoothing_hint=False,
+                **{f"val_{name}": value for name, value in losses.items()}, smoothing_hint=False
             )
 
 

@@ -144,10 +144,7 @@ def _program(module: nn.Module, stride: int, multiple: int) -> torch.export.Expo
     columns = torch.export.Dim("columns", min=1, max=_LARGEST)
     images = {0: batch, 2: multiple * rows, 3: multiple * columns}
     return torch.export.export(
-        module,
-        _example(stride, multiple),
-        dynamic_shapes=(images, {0: batch}),
-        strict=False,
+        module, _example(stride, multiple), dynamic_shapes=(images, {0: batch}), strict=False
     )
 
 
