@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint.checkpointer import BEST
 from ..modeling.fcos import FCOS
 
 __all__ = ["BestCheckpoint", "StopTraining", "ValidationLoss", "validation_losses"]
@@ -28,12 +29,11 @@ class BestCheckpoint(HookBase):
     Args:
         period: iterations between evaluations.
         metric: name of a logged metric, such as "bbox/AP"; higher is better.
-        save: function that is called with the iteration of a new best value.
         patience: number of evaluations without improvement that end training; 0 never ends it.
     """
 
-    def __init__(self, period: int, metric: str, save: Callable[[int], None], patience: int = 0):
-        self.period, self.metric, self.save, self.patience = period, metric, save, patience
+    def __init__(self, period: int, metric: str, patience: int):
+        self.period, self.metric, self.patience = period, metric, patience
         self.best = -math.inf
         self.best_iteration = -1
         self.without_improvement = 0
@@ -60,7 +60,7 @@ class BestCheckpoint(HookBase):
         if math.isfinite(value) and value > self.best:
             self.best, self.best_iteration, self.without_improvement = value, iteration, 0
             logger.info("Best %s so far: %.3f", self.metric, value)
-            self.save(iteration)
+            self.trainer.checkpointer.save(BEST, iteration=iteration)
         else:
             self.without_improvement += 1
 

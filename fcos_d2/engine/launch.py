@@ -20,7 +20,7 @@ def launch(main: Callable, args) -> None:
     Raises:
         ValueError: if more GPUs are asked for than there are.
     """
-    if _in_group():
+    if all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")):
         _join_group()
         main(args)
         _leave_group()
@@ -36,10 +36,6 @@ def launch(main: Callable, args) -> None:
         dist_url=args.dist_url,
         args=(main, args),
     )
-
-
-def _in_group() -> bool:
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
 def _join_group() -> None:

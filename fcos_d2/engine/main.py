@@ -17,7 +17,7 @@ from ..data.datasets.custom import register_custom
 from ..data.loader import training_records
 from ..utils.device import check_precision
 from . import checks
-from .arguments import check_machines, check_opts, make_parser, use_data_of_arguments
+from .arguments import check_arguments, make_parser, use_data_of_arguments
 from .launch import launch
 from .schedule import apply_epochs, scale_to_batch
 from .summary import startup_block
@@ -33,8 +33,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
-        check_opts(args.opts)
-        check_machines(args)
+        check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
     launch(_main_with_clear_end, args)
@@ -134,7 +133,7 @@ def setup(args: argparse.Namespace):
 
 def _checked_cfg(args: argparse.Namespace):
     """Config with the data of the arguments, and datasets that exist and fit the classes."""
-    check_opts(args.opts)
+    check_arguments(args)
     cfg = load_cfg(args)
     _start_logging(cfg)
     checks.warn_of_keys_without_effect(args.opts[::2])
