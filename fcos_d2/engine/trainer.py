@@ -136,7 +136,7 @@ class FCOSTrainer(DefaultTrainer):
         default[position : position + 1] = [evaluation, *after]
         return default
 
-    def _evaluate(self) -> dict:
+    def _evaluate(self) -> dict | None:
         """Evaluate the current weights, or their average if SOLVER.EMA.ENABLED."""
         with self.ema.swapped() if self.ema else contextlib.nullcontext():
             self._last_eval_results = self.test(self.cfg, self.model)
