@@ -1,15 +1,13 @@
 """Hooks of training: best checkpoint, early stopping, and the loss on the test set."""
 
-import contextlib
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
 
 from ..checkpoint.checkpointer import BEST
 from ..modeling.fcos import FCOS
@@ -119,25 +117,18 @@ def validation_losses(model: FCOS, loader: Iterable) -> dict[str, float]:
     """
     sums: dict[str, float] = {}
     count = 0
-    with _evaluation_mode(model):
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
         for batch in loader:
             for name, value in model.losses(batch, sync=False).items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             count += 1
+    finally:
+        for module, mode in modes:
+            module.training = mode
     parts = comm.all_gather((sums, count))
     total = max(sum(n for _, n in parts), 1)
     names = {name for part, _ in parts for name in part}
     means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in sorted(names)}
     return {**means, "total_loss": sum(means.values())}
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Context in which all modules are in evaluation mode; restores the mode of each."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

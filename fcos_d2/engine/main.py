@@ -53,11 +53,7 @@ def main(args: argparse.Namespace) -> dict | None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
-    """Do everything of :func:`main` that can fail because of the user's input.
-
-    Returns:
-        Function that does the rest: training or evaluation.
-    """
+    """Do all of :func:`main` that can fail because of the user's input; return the rest to call."""
     if not args.eval_only:
         return make_trainer(args).train
     cfg = _checked_cfg(args)
@@ -91,7 +87,6 @@ def load_for_evaluation(cfg, resume: bool = False, allow_partial: bool = False) 
     """Build the model and load MODEL.WEIGHTS.
 
     Args:
-        cfg: config of the model.
         resume: load the last checkpoint of OUTPUT_DIR instead.
         allow_partial: evaluate although weights of the head are missing.
 

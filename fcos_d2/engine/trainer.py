@@ -42,7 +42,6 @@ class FCOSTrainer(DefaultTrainer):
     """Trains FCOS from a config; see detectron2's ``DefaultTrainer``.
 
     Args:
-        cfg: config of the run.
         skip_test: skip every evaluation.
         records: records of the training data, if they are loaded already.
     """

@@ -10,13 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(EventWriter):
-    """Progress bar with the loss, for terminals.
+    """Progress bar from ``start_iter`` to ``max_iter`` with the loss, for terminals."""
 
-    Args:
-        max_iter, start_iter: last and first iteration of the training.
-    """
-
-    def __init__(self, max_iter: int, start_iter: int = 0):
+    def __init__(self, max_iter: int, start_iter: int):
         from tqdm import tqdm
 
         self._bar = tqdm(total=max_iter, initial=start_iter, desc="training", unit="it")
@@ -61,10 +57,7 @@ class DataTimeWarning(EventWriter):
 
 
 class WandbWriter(EventWriter):
-    """Send every scalar to Weights & Biases.
-
-    Args:
-        cfg: config of the run, logged as a whole; SOLVER.WANDB_PROJECT names the project.
+    """Send the config and every scalar to SOLVER.WANDB_PROJECT at Weights & Biases.
 
     Raises:
         ImportError: if wandb is not installed.

@@ -57,12 +57,10 @@ class RawModel(nn.Module):
         in_rows, in_columns = y < image_sizes[:, :1], x < image_sizes[:, 1:]
         inside = in_rows[:, None, :, None] & in_columns[:, None, None]
         maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalization
-        even_grid = model.location_generator.even_grid
         levels: list[tuple[Tensor, ...]] = []
         for logits, boxes, quality, stride in zip(*maps, model.strides, strict=True):
-            shape = logits.shape[-2:]
-            locate = LocationGenerator([stride], even_grid)
-            points = locate([shape], images.shape[-2:], images.device).points
+            locate = LocationGenerator([stride], model.location_generator.even_grid)
+            points = locate([logits.shape[-2:]], images.shape[-2:], images.device).points
             rows = [m.flatten(2).transpose(1, 2) for m in (logits, boxes, quality)]
             distances = model.head.box_coder.pixel_distances(rows[1], stride)
             levels.append((rows[0], distances, rows[2][..., 0], points))

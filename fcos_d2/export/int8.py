@@ -33,8 +33,7 @@ def quantize(
     """Make convolutions int8 (QDQ, weights per channel); everything else stays float.
 
     Args:
-        float_file: an ONNX file with or without NMS.
-        int8_file: path of the new file.
+        float_file, int8_file: ONNX file with or without NMS, and path of the new file.
         predictor: prepares the images as in detection.
         images: paths of images on which ranges of values are measured.
 

@@ -52,7 +52,7 @@ def known_problems(versions: Mapping[str, str]) -> list[str]:
             "install one"
         )
     torch_version, vision = versions.get("torch", ""), versions.get("torchvision", "")
-    if torch_version and vision and not _fits(torch_version, vision):
+    if not _fits(torch_version, vision):
         problems.append(
             f"torchvision {vision} was not built for torch {torch_version}: install both together"
         )
