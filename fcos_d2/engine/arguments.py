@@ -4,7 +4,7 @@ import argparse
 
 from detectron2.engine import default_argument_parser
 
-__all__ = ["check_machines", "check_opts", "make_parser", "use_data_of_arguments"]
+__all__ = ["check_arguments", "make_parser", "use_data_of_arguments"]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -12,9 +12,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
     parser.add_argument("--skip-test", action="store_true", help="train without any evaluation")
-    data = parser.add_argument_group(
-        "data", "your own dataset, without code; --num-classes is then auto unless given"
-    )
+    about = "your own dataset, without code; --num-classes is then auto unless given"
+    data = parser.add_argument_group("data", about)
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE", help="annotations in COCO's format")
         data.add_argument(f"--{split}-images", metavar="FOLDER", help="their images")
@@ -42,12 +41,14 @@ def _number_or_auto(text: str) -> str:
     return text
 
 
-def check_opts(opts: list[str]) -> None:
-    """Check that KEY VALUE overrides are pairs without flags.
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check that overrides are KEY VALUE pairs, and that several machines have an address.
 
     Raises:
-        ValueError: naming the flag that comes too late, or the odd number of words.
+        ValueError: naming the flag that comes too late, the odd number of words, or the missing
+            argument.
     """
+    opts = args.opts
     late = [token for token in opts if str(token).startswith("--")]
     if late:
         raise ValueError(
@@ -58,14 +59,6 @@ def check_opts(opts: list[str]) -> None:
         raise ValueError(
             f"overrides are KEY VALUE pairs, but there are {len(opts)} words: {' '.join(opts)}"
         )
-
-
-def check_machines(args: argparse.Namespace) -> None:
-    """Check that several machines have an address to meet at.
-
-    Raises:
-        ValueError: naming the missing argument.
-    """
     if args.num_machines > 1 and args.dist_url == "auto":
         raise ValueError(
             "--num-machines needs --dist-url tcp://HOST:PORT, an address of machine 0 that all "
@@ -83,22 +76,18 @@ def use_data_of_arguments(cfg, args: argparse.Namespace) -> None:
     if {"yolo", "voc"} & set(given) and len(given) > 1:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"{options}: give the data in one format")
-    specs = {}
-    for split, key in (("train", "TRAIN"), ("val", "TEST")):
-        spec = _spec_of_arguments(args, split)
-        if spec is not None:
-            specs[key] = spec
-            cfg.DATASETS[key] = (spec["name"],)
+    train, val = _spec_of_arguments(args, "train"), _spec_of_arguments(args, "val")
+    specs = [spec for spec in (train, val) if spec]
     if not specs:
         return
-    if "TEST" not in specs:
-        cfg.DATASETS.TEST = ()
+    if train:
+        cfg.DATASETS.TRAIN = (train["name"],)
+    cfg.DATASETS.TEST = (val["name"],) if val else ()
     if args.num_classes is None:
         args.num_classes = "auto"
-    known = [
-        s for s in cfg.DATASETS.CUSTOM if s.get("name") not in (s2["name"] for s2 in specs.values())
-    ]
-    cfg.DATASETS.CUSTOM = [*known, *specs.values()]
+    names = [spec["name"] for spec in specs]
+    others = [spec for spec in cfg.DATASETS.CUSTOM if spec.get("name") not in names]
+    cfg.DATASETS.CUSTOM = [*others, *specs]
 
 
 def _spec_of_arguments(args: argparse.Namespace, split: str) -> dict | None:

@@ -83,10 +83,7 @@ def check_batch(ims_per_batch: int, accumulate: int = 1) -> None:
 
 
 def check_test_sets(names: Sequence[str]) -> list[dict]:
-    """Check that every test set can be read and has annotations.
-
-    Returns:
-        Records of all test sets.
+    """Check that every test set can be read and has annotations; return all their records.
 
     Raises:
         ValueError: naming the test set without annotations.
@@ -124,10 +121,7 @@ def warn_of_keys_without_effect(keys: Sequence[str]) -> None:
 
 
 def class_names(name: str) -> list[str] | None:
-    """Class names of a registered dataset, in the order of its category ids.
-
-    Returns:
-        Names, or None if the dataset has to be loaded to know them.
+    """Class names of a registered dataset by category id; None if only loading it can tell them.
 
     Raises:
         KeyError: for an unknown dataset, naming the nearest.
@@ -141,19 +135,16 @@ def class_names(name: str) -> list[str] | None:
         )
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    _require(name, "annotations", json_file)
-    _require(name, "images", image_root)
+    for kind, path in (("annotations", json_file), ("images", image_root)):
+        if path and "://" not in path and not os.path.exists(path):
+            raise FileNotFoundError(f"the {kind} of {name} are missing: {path} ({_hint(name)})")
     classes = metadata.get("thing_classes")
     if classes is None and json_file and os.path.isfile(json_file):
         classes = coco_classes(json_file)
     return None if classes is None else list(classes)
 
 
-def _require(name: str, what: str, path: str | None) -> None:
-    if not path or "://" in path or os.path.exists(path):
-        return
+def _hint(name: str) -> str:
     if name.startswith("neon_trees_"):
-        hint = "`python -m fcos_d2 quickstart` (or `make quickstart`) makes them"
-    else:
-        hint = "check the registration, or DETECTRON2_DATASETS for the built-in datasets"
-    raise FileNotFoundError(f"the {what} of {name} are missing: {path} ({hint})")
+        return "`python -m fcos_d2 quickstart` (or `make quickstart`) makes them"
+    return "check the registration, or DETECTRON2_DATASETS for the built-in datasets"

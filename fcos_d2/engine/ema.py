@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase
-from torch import Tensor, nn
+from torch import nn
 
-__all__ = ["EMA", "UpdateEMA"]
+__all__ = ["EMA"]
 
 
 class EMA:
@@ -16,8 +15,7 @@ class EMA:
 
     Args:
         model: model to average; the average starts from its current values.
-        decay: share of the old average that a step keeps; early steps keep less, so that the
-            start is forgotten.
+        decay: share of the old average that a step keeps; less in early steps, to forget the start.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999):
@@ -60,17 +58,4 @@ class EMA:
 
     def restart(self) -> None:
         """Restart the average from the model's current weights."""
-        self.steps = 0
-        values: dict[str, Tensor] = self.model.state_dict()
-        for key, average in self.average.items():
-            average.copy_(values[key])
-
-
-class UpdateEMA(HookBase):
-    """Call :meth:`EMA.update` after every step."""
-
-    def __init__(self, ema: EMA):
-        self.ema = ema
-
-    def after_step(self) -> None:
-        self.ema.update()
+        self.load_state_dict({"steps": 0, "model": self.model.state_dict()})

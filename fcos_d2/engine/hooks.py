@@ -1,16 +1,15 @@
 """Hooks of training: best checkpoint, early stopping, and the loss on the test set."""
 
-import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
 
+from ..checkpoint.checkpointer import BEST
 from ..modeling.fcos import FCOS
 
 __all__ = ["BestCheckpoint", "StopTraining", "ValidationLoss", "validation_losses"]
@@ -28,12 +27,11 @@ class BestCheckpoint(HookBase):
     Args:
         period: iterations between evaluations.
         metric: name of a logged metric, such as "bbox/AP"; higher is better.
-        save: function that is called with the iteration of a new best value.
         patience: number of evaluations without improvement that end training; 0 never ends it.
     """
 
-    def __init__(self, period: int, metric: str, save: Callable[[int], None], patience: int = 0):
-        self.period, self.metric, self.save, self.patience = period, metric, save, patience
+    def __init__(self, period: int, metric: str, patience: int):
+        self.period, self.metric, self.patience = period, metric, patience
         self.best = -math.inf
         self.best_iteration = -1
         self.without_improvement = 0
@@ -60,7 +58,7 @@ class BestCheckpoint(HookBase):
         if math.isfinite(value) and value > self.best:
             self.best, self.best_iteration, self.without_improvement = value, iteration, 0
             logger.info("Best %s so far: %.3f", self.metric, value)
-            self.save(iteration)
+            self.trainer.checkpointer.save(BEST, iteration=iteration)
         else:
             self.without_improvement += 1
 
@@ -107,8 +105,7 @@ class ValidationLoss(HookBase):
         if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
             losses = validation_losses(self.model, self.loader)
             self.trainer.storage.put_scalars(
-                **{f"val_{name}": value for name, value in losses.items()},
-                smoothing_hint=False,
+                **{f"val_{name}": value for name, value in losses.items()}, smoothing_hint=False
             )
 
 
@@ -120,25 +117,18 @@ def validation_losses(model: FCOS, loader: Iterable) -> dict[str, float]:
     """
     sums: dict[str, float] = {}
     count = 0
-    with _evaluation_mode(model):
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
         for batch in loader:
             for name, value in model.losses(batch, sync=False).items():
                 sums[name] = sums.get(name, 0.0) + value.item()
             count += 1
+    finally:
+        for module, mode in modes:
+            module.training = mode
     parts = comm.all_gather((sums, count))
     total = max(sum(n for _, n in parts), 1)
     names = {name for part, _ in parts for name in part}
     means = {name: sum(part.get(name, 0.0) for part, _ in parts) / total for name in sorted(names)}
     return {**means, "total_loss": sum(means.values())}
-
-
-@contextlib.contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Context in which all modules are in evaluation mode; restores the mode of each."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -20,7 +20,7 @@ def launch(main: Callable, args) -> None:
     Raises:
         ValueError: if more GPUs are asked for than there are.
     """
-    if _in_group():
+    if all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")):
         _join_group()
         main(args)
         _leave_group()
@@ -36,10 +36,6 @@ def launch(main: Callable, args) -> None:
         dist_url=args.dist_url,
         args=(main, args),
     )
-
-
-def _in_group() -> bool:
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
 def _join_group() -> None:
@@ -71,12 +67,9 @@ def _worker(main: Callable, args) -> None:
 
 
 def _leave_group() -> None:
-    """Destroy the process group; a thread that outlives the interpreter would abort a good run.
-
-    The threads live as long as anything refers to the group, as detectron2's caches and a
-    wrapped model do.
-    """
+    """Destroy the process group; a thread that outlives the interpreter would abort a good run."""
     torch.distributed.destroy_process_group()
+    # Its threads live as long as detectron2's caches or a wrapped model refer to the group.
     comm._LOCAL_PROCESS_GROUP = None
     for cached in (comm.create_local_process_group, comm._get_global_gloo_group):
         cached.cache_clear()

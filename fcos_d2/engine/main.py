@@ -17,7 +17,7 @@ from ..data.datasets.custom import register_custom
 from ..data.loader import training_records
 from ..utils.device import check_precision
 from . import checks
-from .arguments import check_machines, check_opts, make_parser, use_data_of_arguments
+from .arguments import check_arguments, make_parser, use_data_of_arguments
 from .launch import launch
 from .schedule import apply_epochs, scale_to_batch
 from .summary import startup_block
@@ -33,8 +33,7 @@ def run(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
-        check_opts(args.opts)
-        check_machines(args)
+        check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
     launch(_main_with_clear_end, args)
@@ -54,11 +53,7 @@ def main(args: argparse.Namespace) -> dict | None:
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], dict | None]:
-    """Do everything of :func:`main` that can fail because of the user's input.
-
-    Returns:
-        Function that does the rest: training or evaluation.
-    """
+    """Do all of :func:`main` that can fail because of the user's input; return the rest to call."""
     if not args.eval_only:
         return make_trainer(args).train
     cfg = _checked_cfg(args)
@@ -92,7 +87,6 @@ def load_for_evaluation(cfg, resume: bool = False, allow_partial: bool = False) 
     """Build the model and load MODEL.WEIGHTS.
 
     Args:
-        cfg: config of the model.
         resume: load the last checkpoint of OUTPUT_DIR instead.
         allow_partial: evaluate although weights of the head are missing.
 
@@ -134,7 +128,7 @@ def setup(args: argparse.Namespace):
 
 def _checked_cfg(args: argparse.Namespace):
     """Config with the data of the arguments, and datasets that exist and fit the classes."""
-    check_opts(args.opts)
+    check_arguments(args)
     cfg = load_cfg(args)
     _start_logging(cfg)
     checks.warn_of_keys_without_effect(args.opts[::2])

@@ -25,23 +25,23 @@ def startup_block(trainer, records: Sequence[dict]) -> str:
     cfg = trainer.cfg
     solver = cfg.SOLVER
     epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / max(len(records), 1)
+    boxes = sum(len(record.get("annotations", ())) for record in records)
     advice = advise_learning_rate(cfg)
+    rate = f"{solver.BASE_LR:g}, {solver.OPTIMIZER}" + (f"; {advice}" if advice else "")
+    start = f"resumed at iteration {trainer.start_iter}" if trainer.start_iter else "iteration 0"
     accumulation = f", in {solver.ACCUMULATE} micro-batches" if solver.ACCUMULATE > 1 else ""
     rows = [
         ("versions", _versions()),
         ("device", _device(cfg)),
-        ("training data", _data(cfg.DATASETS.TRAIN, records)),
+        ("training data", f"{', '.join(cfg.DATASETS.TRAIN)}: {len(records)} images, {boxes} boxes"),
         ("test data", "none" if trainer.skip_test else ", ".join(cfg.DATASETS.TEST) or "none"),
         ("classes", f"{cfg.MODEL.FCOS.NUM_CLASSES}: {_names(cfg.MODEL.FCOS.CLASS_NAMES)}"),
         ("batch", f"{solver.IMS_PER_BATCH} on {comm.get_world_size()} process(es){accumulation}"),
-        (
-            "learning rate",
-            f"{solver.BASE_LR:g}, {solver.OPTIMIZER}" + (f"; {advice}" * bool(advice)),
-        ),
+        ("learning rate", rate),
         ("iterations", f"{solver.MAX_ITER} = {epochs:.1f} epochs, steps {tuple(solver.STEPS)}"),
         ("precision", solver.AMP.DTYPE if solver.AMP.ENABLED else "float32"),
-        ("weights", _weights(cfg, trainer)),
-        ("start", _start(trainer)),
+        ("weights", _weights(trainer)),
+        ("start", start),
         ("seed", str(trainer.seed)),
         ("output", cfg.OUTPUT_DIR),
     ]
@@ -61,23 +61,12 @@ def _device(cfg) -> str:
     return f"{cfg.MODEL.DEVICE}, {torch.get_num_threads()} threads"
 
 
-def _data(names: Sequence[str], records: Sequence[dict]) -> str:
-    boxes = sum(len(r.get("annotations", ())) for r in records)
-    return f"{', '.join(names)}: {len(records)} images, {boxes} boxes"
-
-
 def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no names known"
 
 
-def _weights(cfg, trainer) -> str:
-    matched = trainer.checkpointer.matched
+def _weights(trainer) -> str:
+    matched, given = trainer.checkpointer.matched, trainer.cfg.MODEL.WEIGHTS
     if matched is None:
-        return "random" + ("" if cfg.MODEL.WEIGHTS else " (MODEL.WEIGHTS is empty)")
-    return f"{matched[0]} of {matched[1]} tensors from {cfg.MODEL.WEIGHTS or 'the last checkpoint'}"
-
-
-def _start(trainer) -> str:
-    if trainer.start_iter == 0:
-        return "iteration 0"
-    return f"resumed at iteration {trainer.start_iter}"
+        return "random" + ("" if given else " (MODEL.WEIGHTS is empty)")
+    return f"{matched[0]} of {matched[1]} tensors from {given or 'the last checkpoint'}"

@@ -56,7 +56,8 @@ class TrainStep(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        seed_step(self.seed, self.iter)
+        # Random numbers inside the model, such as those of dropout, depend on these three only.
+        torch.manual_seed((self.seed * 1_000_003 + self.iter) * 1009 + comm.get_rank())
         self.optimizer.zero_grad()
         losses = self.forward_backward(data)
         self.after_backward()
@@ -71,13 +72,13 @@ class TrainStep(SimpleTrainer):
     def forward_backward(self, data: Sequence[dict]) -> dict[str, Tensor]:
         """Compute the gradients of the whole batch; return its losses, on the host."""
         micro_batches = split_batch(data, self.accumulate)
-        shared: tuple = ()  # normalizers of FCOS; a whole batch needs none
-        if len(micro_batches) > 1:
-            shared = (self.plain_model.normalizers(data),)
+        # A whole batch computes its normalizers itself.
+        shared = (self.plain_model.normalizers(data),) if len(micro_batches) > 1 else ()
         copies = []
         for i, micro_batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
-            with self._no_sync(not is_last):
+            syncs = is_last or not isinstance(self.model, DistributedDataParallel)
+            with contextlib.nullcontext() if syncs else self.model.no_sync():
                 with autocast(self.precision, self.plain_model.device):
                     losses = self.model(micro_batch, *shared)
                 copies.append(HostCopy(self._with_state(losses)))
@@ -91,11 +92,6 @@ class TrainStep(SimpleTrainer):
             for name, value in zip(losses, values, strict=True):
                 total[name] = total.get(name, 0) + value
         return total
-
-    def _no_sync(self, on: bool):
-        if on and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
 
     def _with_state(self, losses: dict[str, Tensor]) -> Tensor:
         """All losses, then the number of processes whose losses are not finite."""
@@ -134,17 +130,9 @@ def split_batch(data: Sequence, parts: int) -> list[Sequence]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def seed_step(seed: int, iteration: int) -> None:
-    """Seed the random numbers of a step, such as those of dropout, in this process."""
-    torch.manual_seed((seed * 1_000_003 + iteration) * 1009 + comm.get_rank())
-
-
 def _describe(losses: dict[str, Tensor], data: Sequence[dict]) -> str:
-    sides = [
-        float((x["instances"].gt_boxes.tensor[:, 2:] - x["instances"].gt_boxes.tensor[:, :2]).max())
-        for x in data
-        if len(x["instances"])
-    ]
+    boxes = torch.cat([x["instances"].gt_boxes.tensor for x in data])
+    longest = (boxes[:, 2:] - boxes[:, :2]).max().item() if len(boxes) else 0
     values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
     names = ", ".join(str(x.get("file_name", "?")) for x in data)
-    return f"{values}; longest box side {max(sides, default=0):.4g}; images {names}"
+    return f"{values}; longest box side {longest:.4g}; images {names}"

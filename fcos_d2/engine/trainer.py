@@ -17,7 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 
-from ..checkpoint.checkpointer import BEST, FCOSCheckpointer
+from ..checkpoint.checkpointer import FCOSCheckpointer
 from ..data.loader import TrainLoader, build_sampler, training_records
 from ..data.mapper import FCOSDatasetMapper
 from ..evaluation.coco import FCOSEvaluator
@@ -25,7 +25,7 @@ from ..modeling.fcos import FCOS
 from ..modeling.speed import order_weights
 from ..modeling.tta import FCOSWithTTA
 from ..utils.device import autocast
-from .ema import EMA, UpdateEMA
+from .ema import EMA
 from .hooks import BestCheckpoint, StopTraining, ValidationLoss
 from .train_loop import TrainStep
 from .writers import DataTimeWarning, ProgressBar, WandbWriter
@@ -42,7 +42,6 @@ class FCOSTrainer(DefaultTrainer):
     """Trains FCOS from a config; see detectron2's ``DefaultTrainer``.
 
     Args:
-        cfg: config of the run.
         skip_test: skip every evaluation.
         records: records of the training data, if they are loaded already.
     """
@@ -91,8 +90,7 @@ class FCOSTrainer(DefaultTrainer):
         names = self.checkpointer.class_names
         super().resume_or_load(resume)
         self.checkpointer.class_names = names
-        resumed = resume and self.checkpointer.has_checkpoint()
-        if resumed:
+        if resume and self.checkpointer.has_checkpoint():
             last = self.checkpointer.get_checkpoint_file()
             logger.info("Resumed from %s, not from MODEL.WEIGHTS", last)
             if self.start_iter >= self.max_iter:
@@ -117,10 +115,10 @@ class FCOSTrainer(DefaultTrainer):
         self.seed = state_dict.get("seed", self.seed)
 
     def build_hooks(self) -> list:
-        cfg = self.cfg
+        cfg, ema = self.cfg, self.ema
         default = super().build_hooks()
-        if self.ema:
-            default.insert(0, UpdateEMA(self.ema))
+        if ema:
+            default.insert(0, hooks.CallbackHook(after_step=lambda trainer: ema.update()))
         if self.skip_test:
             return [h for h in default if not isinstance(h, hooks.EvalHook)]
         # The average comes before its users, hooks that read an evaluation come after it, and both
@@ -131,23 +129,17 @@ class FCOSTrainer(DefaultTrainer):
             loader = build_validation_loader(cfg, cfg.DATASETS.TEST[0])
             after.append(ValidationLoss(cfg.TEST.EVAL_PERIOD, self._trainer.plain_model, loader))
         if cfg.TEST.EVAL_PERIOD > 0 and cfg.TEST.BEST_METRIC and cfg.DATASETS.TEST:
-            after.append(
-                BestCheckpoint(
-                    cfg.TEST.EVAL_PERIOD,
-                    cfg.TEST.BEST_METRIC,
-                    lambda iteration: self.checkpointer.save(BEST, iteration=iteration),
-                    cfg.TEST.EARLY_STOP,
-                )
-            )
-        default[position : position + 1] = [self._evaluation(), *after]
+            test = cfg.TEST
+            after.append(BestCheckpoint(test.EVAL_PERIOD, test.BEST_METRIC, test.EARLY_STOP))
+        evaluation = hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
+        default[position : position + 1] = [evaluation, *after]
         return default
 
-    def _evaluation(self) -> hooks.EvalHook:
-        def test():
-            self._last_eval_results = self.test_now()
-            return self._last_eval_results
-
-        return hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
+    def _evaluate(self) -> dict | None:
+        """Evaluate the current weights, or their average if SOLVER.EMA.ENABLED."""
+        with self.ema.swapped() if self.ema else contextlib.nullcontext():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def build_writers(self) -> list:
         """detectron2's, a progress bar on a terminal, and Weights & Biases if asked for."""
@@ -165,11 +157,6 @@ class FCOSTrainer(DefaultTrainer):
         except StopTraining:
             self.checkpointer.save("model_final", iteration=self.iter)
         return self._last_eval_results
-
-    def test_now(self):
-        """Evaluate the current weights, or their average if SOLVER.EMA.ENABLED."""
-        with self.ema.swapped() if self.ema else contextlib.nullcontext():
-            return self.test(self.cfg, self.model)
 
     @classmethod
     def build_train_loader(cls, cfg, seed: int | None = None, records=None) -> TrainLoader:
@@ -212,17 +199,14 @@ class FCOSTrainer(DefaultTrainer):
         SOLVER.BACKBONE_MULTIPLIER scales the learning rate of the backbone below the FPN.
         """
         solver = cfg.SOLVER
-
-        def lr_factor(name: str) -> float:
-            return solver.BACKBONE_MULTIPLIER if name.startswith("backbone.bottom_up.") else 1.0
-
+        factor = solver.BACKBONE_MULTIPLIER
         parameters = get_default_optimizer_params(
             model,
             base_lr=solver.BASE_LR,
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             bias_lr_factor=solver.BIAS_LR_FACTOR,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-            lr_factor_func=lr_factor,
+            lr_factor_func=lambda name: factor if name.startswith("backbone.bottom_up.") else 1.0,
         )
         kind: type[torch.optim.Optimizer]
         options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}

@@ -10,13 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(EventWriter):
-    """Progress bar with the loss, for terminals.
+    """Progress bar from ``start_iter`` to ``max_iter`` with the loss, for terminals."""
 
-    Args:
-        max_iter, start_iter: last and first iteration of the training.
-    """
-
-    def __init__(self, max_iter: int, start_iter: int = 0):
+    def __init__(self, max_iter: int, start_iter: int):
         from tqdm import tqdm
 
         self._bar = tqdm(total=max_iter, initial=start_iter, desc="training", unit="it")
@@ -33,17 +29,16 @@ class ProgressBar(EventWriter):
 
 
 class DataTimeWarning(EventWriter):
-    """Warn once if training mostly waits for data.
+    """Warn once if training spends more than 30 % of its time waiting for data.
 
     Args:
         start_iter: first iteration of the training.
         after: number of iterations measured.
-        share: share of the time spent waiting above which the warning is given.
     """
 
-    def __init__(self, start_iter: int = 0, after: int = 100, share: float = 0.3):
+    def __init__(self, start_iter: int = 0, after: int = 100):
         self._due: float = start_iter + after
-        self._after, self._share = after, share
+        self._after = after
 
     def write(self) -> None:
         storage = get_event_storage()
@@ -51,10 +46,9 @@ class DataTimeWarning(EventWriter):
         if storage.iter < self._due or "time" not in names or "data_time" not in names:
             return
         self._due = float("inf")
-        waiting = names["data_time"].median(self._after) / max(
-            names["time"].median(self._after), 1e-9
-        )
-        if waiting > self._share:
+        total = max(names["time"].median(self._after), 1e-9)
+        waiting = names["data_time"].median(self._after) / total
+        if waiting > 0.3:
             logger.warning(
                 "%.0f %% of the time goes into waiting for data: more DATALOADER.NUM_WORKERS, a "
                 "faster disk, or smaller images on disk would speed training up",
@@ -63,10 +57,7 @@ class DataTimeWarning(EventWriter):
 
 
 class WandbWriter(EventWriter):
-    """Send every scalar to Weights & Biases.
-
-    Args:
-        cfg: config of the run, logged as a whole; SOLVER.WANDB_PROJECT names the project.
+    """Send the config and every scalar to SOLVER.WANDB_PROJECT at Weights & Biases.
 
     Raises:
         ImportError: if wandb is not installed.

@@ -59,10 +59,7 @@ def check_export(
     metadata = read_metadata(path)
     run = load_exported(path, metadata["format"], metadata["nms"])
     prepared = [predictor.prepare(image).tensor for image in images]
-    named = [
-        (_name(image, i), [tensor])
-        for i, (image, tensor) in enumerate(zip(images, prepared, strict=True))
-    ]
+    named = [(_name(images[i], i), [tensor]) for i, tensor in enumerate(prepared)]
     if len(prepared) > 1:
         batch = prepared[:4]
         named.append((f"the first {len(batch)} as a batch", batch))
@@ -86,7 +83,11 @@ def check_export(
 def differences_table(differences: Iterable[Difference]) -> str:
     """Format one row per image."""
     rows = [
-        {"image": d.image, **{k: _number(v) for k, v in d.values.items()}, "ok": _yes(d.ok)}
+        {
+            "image": d.image,
+            **{name: _number(value) for name, value in d.values.items()},
+            "ok": "yes" if d.ok else "NO",
+        }
         for d in differences
     ]
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
@@ -131,15 +132,12 @@ def compare_detections(
 def _dense_predictions(model, tensors: list[Tensor]) -> dict[str, np.ndarray]:
     images = model.preprocess_image([{"image": tensor} for tensor in tensors]).tensor
     predictions = model.predict(images)
-    logits, boxes, quality = (
-        flatten_maps(maps) for maps in (predictions.logits, predictions.boxes, predictions.quality)
-    )
     strides = predictions.locations.strides[:, None]
-    distances = model.head.box_coder.pixel_distances(boxes, strides)
+    boxes = flatten_maps(predictions.boxes)
     return {
-        "logits": logits.numpy(),
-        "distances": distances.numpy(),
-        "quality": quality[..., 0].numpy(),
+        "logits": flatten_maps(predictions.logits).numpy(),
+        "distances": model.head.box_coder.pixel_distances(boxes, strides).numpy(),
+        "quality": flatten_maps(predictions.quality)[..., 0].numpy(),
     }
 
 
@@ -183,7 +181,3 @@ def _name(image: ImageInput, i: int) -> str:
 
 def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1e}"
-
-
-def _yes(ok: bool) -> str:
-    return "yes" if ok else "NO"

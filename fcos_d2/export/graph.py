@@ -16,17 +16,13 @@ from ..modeling.locations import LocationGenerator
 from ..modeling.postprocess import boxes_for_nms, final_scores, rank_scores
 from .nms import nms_mask
 
-__all__ = ["CompleteModel", "RawModel", "check_exportable"]
+__all__ = ["CompleteModel", "RawModel"]
 
 NMS_KINDS = ("per_class", "class_agnostic", "none")
 
 
 class RawModel(nn.Module):
-    """Module from pixels to dense predictions.
-
-    Args:
-        model: an FCOS.
-    """
+    """Module from pixels to dense predictions."""
 
     def __init__(self, model: FCOS):
         super().__init__()
@@ -58,16 +54,13 @@ class RawModel(nn.Module):
         pixels = (images - model.pixel_mean) / model.pixel_std
         y = torch.arange(images.shape[-2], device=images.device)
         x = torch.arange(images.shape[-1], device=images.device)
-        inside = (y < image_sizes[:, :1])[:, None, :, None] & (x < image_sizes[:, 1:])[
-            :, None, None
-        ]
+        in_rows, in_columns = y < image_sizes[:, :1], x < image_sizes[:, 1:]
+        inside = in_rows[:, None, :, None] & in_columns[:, None, None]
         maps = model.network(torch.where(inside, pixels, 0.0))  # padding is 0 after normalization
-        even_grid = model.location_generator.even_grid
         levels: list[tuple[Tensor, ...]] = []
         for logits, boxes, quality, stride in zip(*maps, model.strides, strict=True):
-            shape = logits.shape[-2:]
-            locate = LocationGenerator([stride], even_grid)
-            points = locate([shape], images.shape[-2:], images.device).points
+            locate = LocationGenerator([stride], model.location_generator.even_grid)
+            points = locate([logits.shape[-2:]], images.shape[-2:], images.device).points
             rows = [m.flatten(2).transpose(1, 2) for m in (logits, boxes, quality)]
             distances = model.head.box_coder.pixel_distances(rows[1], stride)
             levels.append((rows[0], distances, rows[2][..., 0], points))
@@ -78,24 +71,27 @@ class CompleteModel(nn.Module):
     """Module from pixels to detections.
 
     Args:
-        model: an FCOS; its ``postprocess`` options apply.
+        model: model whose ``postprocess`` options apply.
         min_score: lowest final score of a detection.
-        nms: :func:`~fcos_d2.export.nms.nms_mask` or its operator.
 
     Raises:
-        ValueError: for impossible options, see :func:`check_exportable`.
+        ValueError: for soft NMS.
     """
 
-    def __init__(
-        self, model: FCOS, *, min_score: float = 0.0, nms: Callable[..., Tensor] = nms_mask
-    ):
+    def __init__(self, model: FCOS, *, min_score: float = 0.0):
         super().__init__()
-        check_exportable(model)
+        kind = model.postprocess.nms_type
+        if kind not in NMS_KINDS:
+            raise ValueError(
+                f"MODEL.FCOS.NMS_TYPE {kind} is not possible inside an exported model, only "
+                f"{', '.join(NMS_KINDS)}: export without NMS (--nms none) and apply {kind} NMS "
+                "afterwards, or choose another NMS_TYPE"
+            )
         self.raw = RawModel(model)
         self.options = model.postprocess
         self.num_classes = model.head.num_classes
         self.min_score = min_score
-        self.nms = nms
+        self.nms: Callable[..., Tensor] = nms_mask
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect; see :meth:`RawModel.forward` for the arguments.
@@ -115,7 +111,8 @@ class CompleteModel(nn.Module):
         if not self.options.one_pixel_boxes:
             boxes = boxes.clamp(min=0).minimum(limits)
         if not (self.options.keep_empty_boxes or self.options.one_pixel_boxes):
-            scores = torch.where(_has_area(boxes), scores, -1.0)
+            has_area = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+            scores = torch.where(has_area, scores, -1.0)
             scores, order = scores.topk(scores.shape[1])
             boxes, classes = _pick(boxes, order), classes.gather(1, order)
         found = scores >= 0
@@ -172,25 +169,6 @@ class CompleteModel(nn.Module):
         return _pick(boxes, order), scores, classes.gather(1, order)
 
 
-def check_exportable(model: FCOS) -> None:
-    """Check that :class:`CompleteModel` supports the model's options.
-
-    Raises:
-        ValueError: for soft NMS.
-    """
-    kind = model.postprocess.nms_type
-    if kind not in NMS_KINDS:
-        raise ValueError(
-            f"MODEL.FCOS.NMS_TYPE {kind} is not possible inside an exported model, only "
-            f"{', '.join(NMS_KINDS)}: export without NMS (--nms none) and apply {kind} NMS "
-            "afterwards, or choose another NMS_TYPE"
-        )
-
-
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     """Rows ``index`` (N, K) of ``values`` (N, P, 4), as (N, K, 4)."""
     return values.gather(1, index[..., None].expand(-1, -1, 4))
-
-
-def _has_area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])

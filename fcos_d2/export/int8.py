@@ -9,16 +9,13 @@ from ..inference.predictor import Predictor
 from ..modeling.backbone.size import size_divisibility
 from ..utils.files import IMAGE_SUFFIXES
 from .runtime import pad_batch
+from .save import INPUTS
 
 __all__ = ["calibration_images", "quantize"]
 
 
 def calibration_images(folder: str | os.PathLike, limit: int = 100) -> list[Path]:
-    """Choose images of a folder for calibration, spread evenly over their sorted names.
-
-    Args:
-        folder: folder with images.
-        limit: largest number of images.
+    """Choose at most ``limit`` images of a folder, spread evenly over their sorted names.
 
     Raises:
         ValueError: if the folder has no images.
@@ -36,8 +33,7 @@ def quantize(
     """Make convolutions int8 (QDQ, weights per channel); everything else stays float.
 
     Args:
-        float_file: an ONNX file with or without NMS.
-        int8_file: path of the new file.
+        float_file, int8_file: ONNX file with or without NMS, and path of the new file.
         predictor: prepares the images as in detection.
         images: paths of images on which ranges of values are measured.
 
@@ -52,17 +48,12 @@ def quantize(
             f"int8 needs onnx and ONNX Runtime ({error}): pip install onnx onnxruntime"
         ) from error
     multiple = size_divisibility(predictor.model.backbone)
+    prepared = ([predictor.prepare(image).tensor] for image in images)
+    inputs = (dict(zip(INPUTS, pad_batch(one, multiple), strict=True)) for one in prepared)
 
     class Calibration(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.remaining = iter(images)
-
         def get_next(self):
-            image = next(self.remaining, None)
-            if image is None:
-                return None
-            batch, sizes = pad_batch([predictor.prepare(image).tensor], multiple)
-            return {"images": batch, "image_sizes": sizes}
+            return next(inputs, None)
 
     with tempfile.TemporaryDirectory() as folder:
         simplified = Path(folder) / "simplified.onnx"

@@ -1,41 +1,26 @@
 """Metadata of an exported model, in a JSON file beside it: everything that its user needs."""
 
-import importlib.metadata
 import json
 from pathlib import Path
 
 from ..inference.predictor import Predictor
 from ..modeling.backbone.size import size_divisibility
 from ..modeling.build import conventions
+from ..utils.doctor import installed_versions
 from ..version import __version__
 from .save import INPUTS, OUTPUTS, VARIANTS
 
-__all__ = ["FORMAT_VERSION", "describe", "metadata_path", "read_metadata", "write_metadata"]
+__all__ = ["FORMAT_VERSION", "describe", "read_metadata", "write_metadata"]
 
 FORMAT_VERSION = 1
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 
 
-def metadata_path(exported: str | Path) -> Path:
-    """Path of the metadata: ``model.json`` for ``model.onnx``."""
-    return Path(exported).with_suffix(".json")
-
-
 def describe(predictor: Predictor, *, kind: str, nms: str, min_score: float, source: str) -> dict:
-    """Describe an exported model.
-
-    Args:
-        predictor: predictor with the exported model.
-        kind: a key of ``FORMATS``.
-        nms: a key of ``VARIANTS``.
-        min_score: lowest final score of a detection.
-        source: origin of the model, for human readers.
-
-    Returns:
-        Plain values for JSON.
-    """
+    """Describe an exported model in plain values for JSON; see ``export_model``."""
     cfg, model = predictor.cfg, predictor.model
     options, compat = model.postprocess, conventions(model)
+    versions = {name: version for name, version in installed_versions(_PACKAGES).items() if version}
     sizes = {"classes": model.head.num_classes}
     if options.max_detections >= 0:
         most = options.topk_per_level * len(model.strides)
@@ -73,15 +58,13 @@ def describe(predictor: Predictor, *, kind: str, nms: str, min_score: float, sou
         "added_to_x2_y2_after_scaling": int(options.one_pixel_boxes),
         "compat": {name: True for name, value in vars(compat).items() if value},
         "source": source,
-        "versions": {"fcos_d2": __version__, **_versions()},
+        "versions": {"fcos_d2": __version__, **versions},
     }
 
 
-def write_metadata(exported: Path, values: dict) -> Path:
-    """Write metadata beside an exported file; returns their path."""
-    path = metadata_path(exported)
-    path.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    return path
+def write_metadata(exported: Path, values: dict) -> None:
+    """Write metadata beside an exported file: ``model.json`` for ``model.onnx``."""
+    exported.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
 
 
 def read_metadata(exported: str | Path) -> dict:
@@ -91,7 +74,7 @@ def read_metadata(exported: str | Path) -> dict:
         FileNotFoundError: if the file has no metadata.
         ValueError: if the metadata have another format version.
     """
-    path = metadata_path(exported)
+    path = Path(exported).with_suffix(".json")
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} beside {exported}: `fcos-d2 export` writes both")
     values = json.loads(path.read_text("utf-8"))
@@ -112,13 +95,3 @@ def _tensors(tensors: dict, sizes: dict[str, int]) -> list[dict]:
         {"name": name, "dtype": dtype, "shape": [sizes.get(side, side) for side in shape]}
         for name, (dtype, shape) in tensors.items()
     ]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -46,17 +46,8 @@ def nms_mask(
     return torch.zeros_like(scores).flatten().index_fill(0, keep, 1.0).view(scores.shape) > 0
 
 
-@torch.library.custom_op("fcos_d2::nms_mask", mutates_args=())
-def nms_mask_operator(
-    boxes: Tensor,
-    scores: Tensor,
-    groups: Tensor,
-    num_groups: int,
-    iou_threshold: float,
-    max_per_group: int,
-) -> Tensor:
-    """:func:`nms_mask` as one operator, which :func:`onnx_nms_mask` translates to ONNX."""
-    return nms_mask(boxes, scores, groups, num_groups, iou_threshold, max_per_group)
+# nms_mask as one operator, which onnx_nms_mask translates to ONNX.
+nms_mask_operator = torch.library.custom_op("fcos_d2::nms_mask", nms_mask, mutates_args=())
 
 
 @nms_mask_operator.register_fake
@@ -75,13 +66,10 @@ def onnx_nms_mask(boxes, scores, groups, num_groups, iou_threshold, max_per_grou
         return op.Constant(value=onnx.helper.make_tensor("value", kind, shape, values))
 
     int64, float32 = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
-    every_group = op.Unsqueeze(
-        constant(list(range(num_groups)), int64), constant([0, 2], int64)
-    )  # (1, G, 1)
-    is_of_group = op.Equal(op.Unsqueeze(groups, constant([1], int64)), every_group)
-    by_group = op.Where(
-        is_of_group, op.Unsqueeze(scores, constant([1], int64)), constant(-1.0, float32)
-    )  # (N, G, S)
+    one = constant([1], int64)
+    every_group = op.Unsqueeze(constant(list(range(num_groups)), int64), constant([0, 2], int64))
+    is_of_group = op.Equal(op.Unsqueeze(groups, one), every_group)  # (N, G, S)
+    by_group = op.Where(is_of_group, op.Unsqueeze(scores, one), constant(-1.0, float32))
     picked = op.NonMaxSuppression(
         boxes,
         by_group,

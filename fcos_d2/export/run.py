@@ -64,8 +64,7 @@ def export_int8(path: Path, predictor: Predictor, folder: str | os.PathLike) -> 
     """Quantize an ONNX file that :func:`export_model` wrote.
 
     Args:
-        path: path of the ONNX file.
-        predictor: predictor with its model.
+        predictor: predictor with the model of the ONNX file ``path``.
         folder: folder with images on which ranges of values are measured; at most 100 are used.
 
     Returns:

@@ -21,10 +21,8 @@ def load_exported(
 
     Args:
         path: path of the exported file.
-        kind: its ``format`` according to the metadata.
-        nms: its ``nms`` according to the metadata.
-        threads: number of threads of ONNX Runtime; 0 lets ONNX Runtime choose. The other formats
-            use torch's threads.
+        kind, nms: ``format`` and ``nms`` in its metadata.
+        threads: number of threads of ONNX Runtime; 0 lets it choose. Others use torch's threads.
 
     Returns:
         A function from ``images`` and ``image_sizes`` to outputs by name.
@@ -35,10 +33,12 @@ def load_exported(
     """
     if kind == "onnx":
         return _load_onnx(path, threads)
-    if kind == "torchscript":
-        run = _quietly(torch.jit.load, path)
-    else:
-        run = _quietly(torch.export.load, path).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, buffers are read-only
+        if kind == "torchscript":
+            run = torch.jit.load(str(path))
+        else:
+            run = torch.export.load(str(path)).module()
 
     @torch.no_grad()
     def call(images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,12 +64,6 @@ def pad_batch(images: Sequence[Tensor], multiple: int) -> tuple[np.ndarray, np.n
     for padded, image, (h, w) in zip(batch, images, sizes, strict=True):
         padded[:, :h, :w] = image.numpy()
     return batch, sizes
-
-
-def _quietly(load: Callable, path: str | Path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, buffers are read-only
-        return load(str(path))
 
 
 def _load_onnx(path: str | Path, threads: int) -> Callable:

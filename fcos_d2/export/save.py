@@ -51,7 +51,6 @@ def tensor_model(model: FCOS, nms: str, *, min_score: float = 0.0) -> RawModel |
     """Copy an FCOS into a function of tensors, which :func:`save_model` can write.
 
     Args:
-        model: an FCOS.
         nms: "inside" for a model that returns detections, "none" for dense predictions.
         min_score: lowest final score of a detection.
 
@@ -71,8 +70,6 @@ def save_model(module: nn.Module, path: Path, kind: str, stride: int, multiple: 
     """Write the result of :func:`tensor_model` to a file.
 
     Args:
-        module: a RawModel or CompleteModel.
-        path: path of the new file.
         kind: a key of ``FORMATS``.
         stride: largest stride of the model's levels.
         multiple: divisor of all heights and widths.
@@ -144,10 +141,7 @@ def _program(module: nn.Module, stride: int, multiple: int) -> torch.export.Expo
     columns = torch.export.Dim("columns", min=1, max=_LARGEST)
     images = {0: batch, 2: multiple * rows, 3: multiple * columns}
     return torch.export.export(
-        module,
-        _example(stride, multiple),
-        dynamic_shapes=(images, {0: batch}),
-        strict=False,
+        module, _example(stride, multiple), dynamic_shapes=(images, {0: batch}), strict=False
     )
 
 

@@ -28,12 +28,8 @@ PRECISIONS = tuple(_SPELLINGS)
 def parse_precision(text: str, key: str = "precision") -> str:
     """Canonical name of a precision: "fp32", "bf16" or "fp16".
 
-    Args:
-        text: any spelling: fp32, float32, float, bf16, bfloat16, fp16, float16 or half.
-        key: name of the option, for the error message.
-
     Raises:
-        ValueError: for an unknown spelling, naming the known ones.
+        ValueError: for an unknown spelling, naming the option ``key`` and the known spellings.
     """
     for name, spellings in _SPELLINGS.items():
         if text in spellings:
@@ -92,11 +88,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class HostCopy:
-    """Non-blocking copy of a tensor to the host.
-
-    Args:
-        tensor: tensor on any device, without gradient.
-    """
+    """Non-blocking copy of a tensor without gradient to the host."""
 
     def __init__(self, tensor: Tensor):
         self._event = None

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from tabulate import tabulate
@@ -21,10 +21,10 @@ _PACKAGES = (
 _ALIASES = {"detectron2": ("sal-detectron2",)}
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of all packages that matter here; "" for a package that is not installed."""
+def installed_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of packages, by default all that matter here; "" for those not installed."""
     versions = {}
-    for name in _PACKAGES:
+    for name in packages:
         versions[name] = ""
         for alias in (name, *_ALIASES.get(name, ())):
             try:
@@ -36,30 +36,23 @@ def installed_versions() -> dict[str, str]:
 
 
 def known_problems(versions: Mapping[str, str]) -> list[str]:
-    """Find versions that are known to fail.
-
-    Args:
-        versions: see :func:`installed_versions`.
-
-    Returns:
-        One sentence for each problem, with its fix.
-    """
+    """One sentence, with a fix, for each known problem of :func:`installed_versions`."""
     problems = []
     if not versions.get("detectron2"):
         problems.append("detectron2 is not installed: see Install in the README")
-    if _major(versions, "setuptools") >= 82:
+    setuptools_major = versions.get("setuptools", "").split(".")[0]
+    if setuptools_major.isdigit() and int(setuptools_major) >= 82:
         problems.append(
             "setuptools 82 dropped a module that detectron2.model_zoo imports: "
             "pip install 'setuptools<81', or use fcos_d2.model_zoo"
         )
-    both = versions.get("opencv-python") and versions.get("opencv-python-headless")
-    if both:
+    if versions.get("opencv-python") and versions.get("opencv-python-headless"):
         problems.append(
             "opencv-python and opencv-python-headless overwrite each other: uninstall both and "
             "install one"
         )
     torch_version, vision = versions.get("torch", ""), versions.get("torchvision", "")
-    if torch_version and vision and not _fits(torch_version, vision):
+    if not _fits(torch_version, vision):
         problems.append(
             f"torchvision {vision} was not built for torch {torch_version}: install both together"
         )
@@ -67,13 +60,10 @@ def known_problems(versions: Mapping[str, str]) -> list[str]:
 
 
 def report(first_rows: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Format a table for a bug report.
+    """Table for a bug report, and the known problems of this installation.
 
     Args:
         first_rows: rows about fcos_d2 itself.
-
-    Returns:
-        The table, and the known problems of this installation.
     """
     versions = installed_versions()
     problems = known_problems(versions)
@@ -120,11 +110,6 @@ def _cpu_name() -> str:
     except OSError:
         match = None
     return match[1].strip() if match else platform.processor() or platform.machine()
-
-
-def _major(versions: Mapping[str, str], name: str) -> int:
-    first = versions.get(name, "").split(".")[0]
-    return int(first) if first.isdigit() else 0
 
 
 def _fits(torch_version: str, vision: str) -> bool:

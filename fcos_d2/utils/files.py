@@ -33,9 +33,6 @@ def replacing(path: str | os.PathLike, mode: str = "w", **options: Any) -> Itera
         mode: "w" or "wb".
         options: passed to :func:`open`, such as ``encoding``.
 
-    Yields:
-        The open file.
-
     Raises:
         OSError: if the file cannot be written.
     """
@@ -66,8 +63,6 @@ def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.4
     """Known names that are spelled like ``name``, best first, for an error message.
 
     Args:
-        name: the unknown name.
-        known: all valid names.
         count: largest number of names returned.
         cutoff: smallest similarity, from 0 to 1.
 

@@ -29,14 +29,13 @@ _Color: TypeAlias = tuple[int, int, int]
 _Rectangle: TypeAlias = tuple[float, float, float, float]
 
 
-def draw_boxes(image: Tensor, boxes: Tensor, color: _Color, width: int = 2) -> Tensor:
-    """Outline boxes.
+def draw_boxes(image: Tensor, boxes: Tensor, color: _Color) -> Tensor:
+    """Outline boxes with lines of 2 pixels.
 
     Args:
         image: (3, H, W) uint8, RGB.
         boxes: (K, 4) x1, y1, x2, y2 in pixels; boxes without an area are left out.
         color: RGB.
-        width: line width in pixels.
 
     Returns:
         (3, H, W) uint8, a new tensor.
@@ -46,7 +45,7 @@ def draw_boxes(image: Tensor, boxes: Tensor, color: _Color, width: int = 2) -> T
     drawn = Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
     canvas = ImageDraw.Draw(drawn)
     for box in boxes.tolist():
-        _outline(canvas, box, color, width)
+        _outline(canvas, box, color, width=2)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
@@ -108,10 +107,8 @@ def training_image(
     image = inputs["image"].detach().cpu().clamp(0, 255).to(torch.uint8)
     if input_format == "BGR":
         image = image.flip(0)
-    ground_truth = inputs["instances"].gt_boxes.tensor
-    best = detections.pred_boxes.tensor[:max_boxes]
-    left = draw_boxes(image, ground_truth, GROUND_TRUTH_COLOR)
-    right = draw_boxes(image, best, DETECTION_COLOR)
+    left = draw_boxes(image, inputs["instances"].gt_boxes.tensor, GROUND_TRUTH_COLOR)
+    right = draw_boxes(image, detections.pred_boxes.tensor[:max_boxes], DETECTION_COLOR)
     return torch.cat((left, right), dim=2).numpy()
 
 

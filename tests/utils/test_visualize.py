@@ -19,7 +19,7 @@ def colored(image, color):
 def test_an_outline_covers_the_border_pixels_of_its_box():
     image = torch.full((3, 40, 60), 9, dtype=torch.uint8)
     boxes = torch.tensor([[10.0, 5.0, 30.0, 25.0], [40.0, 5.0, 40.0, 25.0]])  # one without area
-    drawn = draw_boxes(image, boxes, DETECTION_COLOR, width=2)
+    drawn = draw_boxes(image, boxes, DETECTION_COLOR)
     expected = torch.zeros(40, 60, dtype=torch.bool)
     expected[5:25, 10:30] = True
     expected[7:23, 12:28] = False
